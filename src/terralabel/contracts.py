@@ -1,0 +1,151 @@
+"""Every extension point, on one page. A backend is any object with these attributes; no base class is needed.
+
+How to write one and the checks that come with the package: `docs/write-a-backend.md`, `terralabel.testing`.
+All backends carry two attributes: `name` (what the user types) and `version` (a string that changes whenever the
+output for the same input may change: it is part of the digest under which results are stored).
+Backends must be picklable (they are sent to worker processes) and deterministic on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from terralabel.core.masks import Masks
+from terralabel.core.tile import Tile
+
+__all__ = [
+    "Batches",
+    "Clusterer",
+    "Encoded",
+    "Exporter",
+    "FeatureExtractor",
+    "MaskGenerator",
+    "Prediction",
+    "Promptable",
+]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a backend remembers of one tile after looking at it once.
+
+    `state` belongs to the backend. `feature_map` is (h, w, d) float32 whose first `covers` = (rows, columns), in feature
+    cells and possibly fractional, span the tile exactly (SAM pads right and below); None if the backend has no network.
+    """
+
+    tile: Tile
+    state: Any
+    feature_map: np.ndarray | None = None
+    covers: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Masks for `b` prompts, `k` alternatives each, best first is not promised.
+
+    `masks` holds b * k masks, prompt-major, with `predicted_iou` and `stability_score` set;
+    `alternatives` is k.
+    """
+
+    masks: Masks
+    alternatives: int
+
+
+@runtime_checkable
+class Promptable(Protocol):
+    """Encode an image once; then masks for points, boxes and mask prompts, in batches (SAM's interface)."""
+
+    name: str
+    version: str
+
+    def encode(self, tile: Tile) -> Encoded:
+        """Look at the tile once."""
+        ...
+
+    def predict(
+        self,
+        encoded: Encoded,
+        *,
+        points: np.ndarray | None = None,
+        point_labels: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+        masks: Masks | None = None,
+        multimask: bool = True,
+    ) -> Prediction:
+        """Masks for `b` prompts.
+
+        points (b, p, 2) float32 xy and point_labels (b, p) int (1 object, 0 background, -1 padding),
+        boxes (b, 4) float32 xyxy, masks: b rough masks to improve; all in tile pixels, any combination of them
+        with equal b. `multimask` asks for nested alternatives (k >= 1), otherwise k = 1.
+        """
+        ...
+
+
+@runtime_checkable
+class MaskGenerator(Protocol):
+    """All masks of a tile, without prompts from a person."""
+
+    name: str
+    version: str
+
+    def encode(self, tile: Tile) -> Encoded:
+        """Look at the tile once; `generate` and pooled features share it."""
+        ...
+
+    def generate(self, encoded: Encoded) -> Masks:
+        """Every mask worth having, in the tile's pixels; may overlap; no promise of order."""
+        ...
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """One vector per mask."""
+
+    name: str
+    version: str
+    #: True when `extract` needs `Encoded.feature_map` of the mask generator.
+    needs_encoded: bool
+
+    def extract(self, tile: Tile, masks: Masks, encoded: Encoded | None = None) -> np.ndarray:
+        """(n, d) float32, finite; row i belongs to mask i; d is the same for every tile of a run."""
+        ...
+
+
+#: A function that starts one pass over the data: yields (m, d) float32 batches, always the same, in the same order.
+Batches = Callable[[], Iterable[np.ndarray]]
+
+
+@runtime_checkable
+class Clusterer(Protocol):
+    """Groups of vectors, fitted out of core."""
+
+    name: str
+    version: str
+
+    def fit(self, batches: Batches, *, progress: Callable[[str], None] | None = None) -> Clusterer:
+        """Fit on as many passes over `batches` as needed; nothing but a batch is held in memory. Returns itself."""
+        ...
+
+    def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cluster ids (n,) int32 and certainty (n,) float32 in [0, 1] (1: far nearer to its centre than to the next)."""
+        ...
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """Arrays that `from_state` rebuilds the fitted clusterer from; always has `centres` (k, d) float32."""
+        ...
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """Writes a run in a format other programs open."""
+
+    name: str
+
+    def export(self, run: Any, out: Path) -> list[Path]:
+        """Write into the folder `out` through temporary names; return the files written."""
+        ...
