@@ -27,7 +27,9 @@ class Cut:
     depth: int
 
 
-def fractal(rng: np.random.Generator, size: tuple[int, int], scale: float, octaves: int = 3, stretch: float = 1.0) -> np.ndarray:
+def fractal(
+    rng: np.random.Generator, size: tuple[int, int], scale: float, octaves: int = 3, stretch: float = 1.0
+) -> np.ndarray:
     """Smooth noise (H, W) float32 of mean 0 and deviation 1 whose coarsest features are `scale` pixels wide.
 
     Each octave halves the scale and the strength; `stretch` > 1 draws the features out along x.

@@ -81,8 +81,7 @@ def _paint_land(rng: np.random.Generator, size: tuple[int, int]) -> _Canvas:
     _paint_fields(canvas, parcels)
     _paint_water(canvas)
     _paint_forest(canvas)
-    for cut, wide in sorted(roads, key=lambda road: road[1]):
-        _paint_road(canvas, cut.line, wide)
+    _paint_roads(canvas, roads)
     _paint_villages(canvas, roads)
     _paint_trees(canvas)
     return canvas
@@ -90,7 +89,7 @@ def _paint_land(rng: np.random.Generator, size: tuple[int, int]) -> _Canvas:
 
 def _road_width(rng: np.random.Generator, depth: int) -> int:
     """Constant along a road; first divisions are main roads, later ones tracks or nothing (0)."""
-    return 11 if depth == 1 else 7 if depth in (2, 3) else 5 if rng.random() < 0.22 else 0
+    return 11 if depth < 2 else 7 if depth in (2, 3) else 5 if rng.random() < 0.22 else 0
 
 
 def _fill(size: tuple[int, int], outline: np.ndarray) -> np.ndarray:
@@ -159,21 +158,27 @@ def _paint_forest(canvas: _Canvas) -> None:
     canvas.lay((grown > 0.75) & (canvas.truth != WATER), color, FOREST, height)
 
 
-def _paint_road(canvas: _Canvas, line: np.ndarray, wide: int) -> None:
-    """A road of constant width with verges; asphalt from 7 px on, gravel below; the widest has a centre line."""
-    points = [np.round(line).astype(np.int32)]
-    road, verge, centre = (np.zeros(canvas.size, np.uint8) for _ in range(3))
-    cv2.polylines(verge, points, False, 1, wide + 6)
-    cv2.polylines(road, points, False, 1, wide)
+def _paint_roads(canvas: _Canvas, roads: list[tuple[brush.Cut, int]]) -> None:
+    """Roads of constant width with verges: asphalt from 7 px on, gravel below; the widest have a centre line.
+
+    Gravel tracks end at the water; asphalt crosses it.
+    """
     worn = 3.5 * brush.fractal(canvas.rng, canvas.size, 40) + 3 * brush.fractal(canvas.rng, canvas.size, 2, octaves=1)
     grass = np.array([106, 122, 78], np.float32) + 1.5 * worn[..., None]
-    surface = np.array([128, 127, 124] if wide >= 7 else [182, 166, 138], np.float32) + worn[..., None]
-    canvas.lay(verge.astype(bool) & ~np.isin(canvas.truth, (WATER, ROAD)), grass, FIELD)
-    canvas.lay(road.astype(bool), surface, ROAD)
-    if wide >= 11:
-        for start in range(0, len(line) - 1, 2):
-            cv2.polylines(centre, [points[0][start : start + 2]], False, 1, 1)
-        canvas.lay(centre.astype(bool), np.full_like(canvas.color, 196), ROAD)
+    water = canvas.truth == WATER
+    for wide in sorted({wide for _, wide in roads}):
+        lines = [np.round(cut.line).astype(np.int32) for cut, width in roads if width == wide]
+        road, verge = (
+            cv2.polylines(np.zeros(canvas.size, np.uint8), lines, False, 1, thickness).astype(bool)
+            for thickness in (wide, wide + 6)
+        )
+        surface = np.array([128, 127, 124] if wide >= 7 else [182, 166, 138], np.float32) + worn[..., None]
+        canvas.lay(verge & ~water & (canvas.truth != ROAD), grass, FIELD)
+        canvas.lay(road if wide >= 7 else road & ~water, surface, ROAD)
+        if wide >= 11:
+            dashes = [line[start : start + 2] for line in lines for start in range(0, len(line) - 1, 2)]
+            centre = cv2.polylines(np.zeros(canvas.size, np.uint8), dashes, False, 1, 1)
+            canvas.lay(centre.astype(bool), np.full_like(canvas.color, 196), ROAD)
 
 
 def _paint_villages(canvas: _Canvas, roads: list[tuple[brush.Cut, int]]) -> None:
@@ -216,12 +221,14 @@ def _paint_house(canvas: _Canvas, site: tuple, lawn: np.ndarray) -> None:
     inside, around = _fill(part.size, body - [x, y]), _fill(part.size, plot - [x, y])
     if np.isin(part.truth[cv2.dilate(inside.astype(np.uint8), np.ones((7, 7))) > 0], (WATER, BUILDING, ROAD)).any():
         return
-    ground = lawn[y : y + h, x : x + w] if village else np.full((h, w, 3), (168, 158, 142), np.float32) + 0.5 * (
-        lawn[y : y + h, x : x + w] - 100
+    ground = (
+        lawn[y : y + h, x : x + w]
+        if village
+        else np.full((h, w, 3), (168, 158, 142), np.float32) + 0.5 * (lawn[y : y + h, x : x + w] - 100)
     )
     part.lay(around & ~np.isin(part.truth, (WATER, BUILDING, ROAD)), ground, FIELD if village else SOIL)
     shade = np.array(_ROOFS[rng.integers(len(_ROOFS))] if village else _ROOFS[rng.integers(2, 5)], np.float32)
-    grid = np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1) + [x, y] - centre
+    grid = np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1) - (centre - [x, y])
     ridge = along if length >= depth else across
     lit = grid @ np.array([-ridge[1], ridge[0]])
     facing = 1.0 if -ridge[1] + ridge[0] < 0 else -1.0
@@ -234,7 +241,9 @@ def _paint_trees(canvas: _Canvas) -> None:
     rng = canvas.rng
     color, height = _canopy(canvas, 7.0)
     clumps = brush.fractal(rng, canvas.size, 11, octaves=2) + 0.6 * brush.fractal(rng, canvas.size, 80, octaves=1)
-    keep = cv2.morphologyEx((clumps > 2.35).astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    keep = cv2.morphologyEx(
+        (clumps > 2.35).astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    )
     canvas.lay((keep > 0) & np.isin(canvas.truth, (FIELD, SOIL)), color, FOREST, height)
 
 
@@ -244,7 +253,10 @@ def _photograph(canvas: _Canvas) -> np.ndarray:
     shadow = brush.shadows(canvas.height)[..., None]
     picture = canvas.color * (1 - shadow * np.array([0.50, 0.46, 0.38], np.float32))
     tilt = rng.uniform(-0.09, 0.09, 2)
-    slope = tilt[0] * np.linspace(-1, 1, width, dtype=np.float32)[None] + tilt[1] * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    slope = (
+        tilt[0] * np.linspace(-1, 1, width, dtype=np.float32)[None]
+        + tilt[1] * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    )
     light = 1.02 + slope.astype(np.float32) + 0.025 * brush.fractal(rng, canvas.size, 300, octaves=1)
     picture = cv2.GaussianBlur((picture * light[..., None]).astype(np.float32), (0, 0), 0.75)
     picture += 2.6 * rng.standard_normal(picture.shape, dtype=np.float32)
