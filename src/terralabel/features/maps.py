@@ -74,11 +74,11 @@ def _texture(tone: np.ndarray) -> list[np.ndarray]:
 
 def _coherence(tone: np.ndarray) -> list[np.ndarray]:
     """Coherence in [0, 1] of the structure tensor at two scales: 1 where all gradients share one direction."""
-    maps = []
+    maps: list[np.ndarray] = []
     gx, gy = cv2.Sobel(tone, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(tone, cv2.CV_32F, 0, 1, scale=0.125)
     for sigma in (3.0, 8.0):
         xx, yy, xy = _blur(gx * gx, sigma), _blur(gy * gy, sigma), _blur(gx * gy, sigma)
-        maps.append(cv2.magnitude(xx - yy, 2 * xy) / (xx + yy + np.float32(0.5)))
+        maps.append(np.hypot(xx - yy, 2 * xy) / (xx + yy + np.float32(0.5)))
     return maps
 
 
