@@ -100,7 +100,9 @@ def _cast_one(kind: Any, value: Any) -> Any:
             return number if math.isfinite(number) else _NO
     except (TypeError, ValueError):
         return _NO
-    return value if kind is str and isinstance(value, str) else _NO
+    if kind is str and isinstance(value, (str, int)):  # `clusters: 16` in YAML or Python means the text "16"
+        return str(value)
+    return _NO
 
 
 def _kind_name(kind: Any) -> str:

@@ -1,0 +1,65 @@
+# The commands of this project. `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DATA ?= ../shared/data
+
+.PHONY: help setup setup-core demo test lint types tests docs bench proof-label proof-masks proof-memory proof-crash proof-qgis clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/core.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/all.stamp: $(VENV)/core.stamp
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[all]'
+	@touch $@
+
+setup-core: $(VENV)/core.stamp  ## environment with the light core only
+
+setup: $(VENV)/all.stamp  ## environment with all extras; the command is .venv/bin/terralabel
+
+demo: $(VENV)/core.stamp  ## label generated scenes; leaves files and a picture in demo/
+	$(BIN)/terralabel demo --out demo
+
+test: setup lint types tests  ## environment, lint, types, tests
+
+lint: $(VENV)/all.stamp  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/all.stamp  ## mypy
+	$(BIN)/mypy
+
+tests: $(VENV)/all.stamp  ## pytest, the default run
+	$(BIN)/python -m pytest
+
+docs: $(VENV)/all.stamp  ## write the generated reference pages
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/all.stamp  ## speed, as ratios against named references in one run
+	$(BIN)/python benchmarks/bench.py
+
+proof-label: $(VENV)/all.stamp  ## mIoU on real sets against k-means baselines (DATA=folder)
+	$(BIN)/python benchmarks/proof_label.py --data $(DATA) --json proof/label.json --pictures proof/label
+
+proof-masks: $(VENV)/all.stamp  ## overlap and recall of the tree masks on real instances (DATA=folder)
+	$(BIN)/python benchmarks/proof_masks.py --data $(DATA) --json proof/masks.json --pictures proof/masks
+
+proof-memory: $(VENV)/all.stamp  ## peak memory for 15,000 and 30,000 px square rasters (an hour or so)
+	$(BIN)/python benchmarks/proof_memory.py
+
+proof-crash: $(VENV)/all.stamp  ## kill -9 at random moments, rerun, compare bytes
+	$(BIN)/python -m pytest -m slow tests
+
+proof-qgis: $(VENV)/all.stamp  ## render a run in a real QGIS (needs Debian's python3-qgis)
+	$(BIN)/terralabel demo --out proof/qgis
+	QT_QPA_PLATFORM=offscreen /usr/bin/python3 benchmarks/qgis_render.py proof/qgis/export proof/qgis/qgis.png
+
+clean:  ## remove what make made (the environment too)
+	rm -rf $(VENV) demo proof build .pytest_cache .mypy_cache .ruff_cache

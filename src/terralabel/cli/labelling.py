@@ -1,0 +1,59 @@
+"""`terralabel label` and `terralabel demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from terralabel.cli.options import gather, with_settings
+from terralabel.recipes.settings import LabelSettings
+
+__all__ = ["demo", "label"]
+
+
+@with_settings(LabelSettings)
+def label(
+    sources: Annotated[list[Path], typer.Argument(help="Images, folders, a text file that lists images, one mosaic, or an mmseg root.", metavar="SOURCE...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: made if new, resumed if it is there.")],
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and what it needs; write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Go on although the settings differ from the run's; corrections are kept.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    **flags: Any,
+) -> int:
+    """Label imagery without labels: masks, features, clusters, class rasters.
+
+    Resumes by default: run the same command again after a crash. Exit code 2 when some inputs failed.
+
+    Example: `terralabel label images/ --out run --clusters 12`
+    """
+    from terralabel.cli.progress import terminal_progress
+    from terralabel.recipes.label import estimate, label_settings
+
+    settings = gather(LabelSettings, flags, config)
+    if dry_run:
+        print(estimate(sources, settings, out))
+        return 0
+    progress = terminal_progress(quiet)
+    run = label_settings(sources, out, settings, overwrite=overwrite, progress=progress)
+    print(run.summary())
+    return 2 if run.failures else 0
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images, run, exports, report and picture.")] = Path("demo"),
+    scenes: Annotated[int, typer.Option(help="Number of generated scenes.", min=1, max=100)] = 4,
+    size: Annotated[int, typer.Option(help="Side of a scene, pixels.", min=128, max=4096)] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes and of the clusters.", min=0)] = 0,
+) -> int:
+    """Label generated scenes with known truth, and leave a picture, a report and the files that GIS programs open.
+
+    Example: `terralabel demo --out demo`
+    """
+    from terralabel.cli.progress import terminal_progress
+    from terralabel.recipes.demo import run_demo
+
+    print(run_demo(out, scenes=scenes, size=size, seed=seed, progress=terminal_progress()))
+    return 0

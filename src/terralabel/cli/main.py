@@ -1,0 +1,85 @@
+"""The command `terralabel`: one thin function a verb, in the modules beside this one."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from terralabel.cli import classes, labelling, machine, results
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="terralabel",
+    help="Turn unlabelled remote-sensing imagery into labels.\n\nStart with `terralabel demo`, or `terralabel label IMAGES --out RUN`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("label")(labelling.label)
+app.command("demo")(labelling.demo)
+app.command("status")(results.status)
+app.command("export")(results.export)
+app.command("import")(results.import_corrections)
+app.command("report")(results.report)
+app.command("clusters")(classes.clusters)
+app.command("align")(classes.align)
+app.add_typer(classes.evaluate, name="evaluate")
+app.add_typer(machine.models, name="models")
+app.command("doctor")(machine.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"terralabel {version('terralabel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave.", callback=_version, is_eager=True),
+) -> None:
+    """Options before the verb."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit code 0: all good; 2: finished, but some inputs failed; 1: failed; 130: interrupted."""
+    raise SystemExit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    from terralabel.errors import TerraLabelError
+
+    try:
+        result = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except TerraLabelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _click_error(error)
+
+
+def _click_error(error: Exception) -> int:
+    """Wrong usage is one line and exit code 1 (click's own 2 means 'finished with failures' here); a bug is shown whole."""
+    show = getattr(error, "format_message", None)
+    if show is not None:
+        print(f"error: {show()}  (see --help)", file=sys.stderr)
+        return 1
+    if type(error).__name__ == "Abort":
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    raise error

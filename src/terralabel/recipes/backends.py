@@ -1,0 +1,72 @@
+"""From names in the settings to backends: which one `auto` means, and what it is made with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+from terralabel import registry
+from terralabel.errors import SettingsError
+from terralabel.recipes.settings import LabelSettings
+
+__all__ = ["make_clusterer", "make_extractor", "make_generator", "resolve"]
+
+#: Settings of SAM's everything-mode, passed on to `masks.everything.Everything` by these very names.
+_EVERYTHING = (
+    "points_per_side",
+    "points_per_batch",
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "box_nms_thresh",
+    "crop_n_layers",
+    "crop_nms_thresh",
+    "crop_overlap_ratio",
+    "crop_n_points_downscale_factor",
+    "min_mask_region_area",
+)
+
+
+def resolve(settings: LabelSettings) -> tuple[str, str, str]:
+    """(masks, features, why): the backends' names with `auto` decided, and one line that says why."""
+    masks, why = settings.masks, ""
+    if masks == "auto":
+        masks = "tree"
+        why = "masks: tree (no network needed; `terralabel models list` shows what else can be used)"
+    features = settings.features
+    if features == "auto":
+        features = "appearance" if masks == "tree" else "pooled"
+    if features == "pooled" and masks == "tree":
+        raise SettingsError("features pooled: the tree masks have no network to pool from; use --features appearance or an encoder's name.")
+    return masks, features, why
+
+
+@lru_cache(maxsize=4)
+def make_generator(settings: LabelSettings) -> Any:
+    """The mask generator; a backend that only takes prompts is driven by a grid of points."""
+    name, _, _ = resolve(settings)
+    backend = registry.create("masks", name)
+    if hasattr(backend, "generate"):
+        return backend
+    from terralabel.masks.everything import Everything
+
+    values = asdict(settings)
+    return Everything(backend, **{key: values[key] for key in _EVERYTHING})
+
+
+@lru_cache(maxsize=4)
+def make_extractor(settings: LabelSettings) -> Any:
+    """The feature extractor, not yet fitted."""
+    _, name, _ = resolve(settings)
+    return registry.create("features", name)
+
+
+def make_clusterer(settings: LabelSettings, scaling: str) -> Any:
+    """The clusterer; `scaling` is what the extractor asks for, used unless the settings say otherwise."""
+    scale = scaling if settings.scale == "auto" else settings.scale
+    if settings.clusters == "auto":
+        return registry.create("clusters", "dpmm", seed=settings.seed, scale=scale)
+    return registry.create(
+        "clusters", "kmeans", clusters=int(settings.clusters), seed=settings.seed, scale=scale, pca=settings.pca or None
+    )
