@@ -8,14 +8,18 @@ Backends must be picklable (they are sent to worker processes) and deterministic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from terralabel.core.classes import Classes
+from terralabel.core.grid import Window
 from terralabel.core.masks import Masks
+from terralabel.core.objects import Objects
+from terralabel.core.scene import Scene
 from terralabel.core.tile import Tile
 
 __all__ = [
@@ -27,6 +31,8 @@ __all__ = [
     "MaskGenerator",
     "Prediction",
     "Promptable",
+    "RunView",
+    "TileRecord",
 ]
 
 
@@ -140,12 +146,67 @@ class Clusterer(Protocol):
         ...
 
 
+class TileRecord(Protocol):
+    """What a run's ledger says of one tile; `status` is "ok", "empty", "nodata" or "failed", `reason` "" unless failed."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def window(self) -> Window: ...
+    @property
+    def core(self) -> Window: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def masks(self) -> int: ...
+
+
+class RunView(Protocol):
+    """What an exporter sees of a finished run, read-only. Nothing of scene size is ever handed over."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def classes(self) -> Classes: ...
+    @property
+    def scenes(self) -> tuple[Scene, ...]: ...
+
+    @property
+    def masks_name(self) -> str:
+        """Name of the mask generator, for example "tree"."""
+        ...
+
+    def label_path(self, scene_key: str) -> Path:
+        """The final label raster: tiled GeoTIFF on the source grid, class ids, uint8 or uint16, nodata 255."""
+        ...
+
+    def objects(self, scene_key: str) -> Iterator[Objects]:
+        """The scene's objects in batches of some thousands, corrections applied, always in the same order."""
+        ...
+
+    def tiles(self, scene_key: str) -> Iterator[TileRecord]:
+        """The scene's tiles in the order of processing."""
+        ...
+
+    def source_path(self, scene_key: str) -> Path:
+        """The input image."""
+        ...
+
+    def read_rgb(self, scene_key: str, window: Window, max_size: int | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 of a window after the data set's radiometry, shrunk so that no side exceeds `max_size`."""
+        ...
+
+
 @runtime_checkable
 class Exporter(Protocol):
     """Writes a run in a format other programs open."""
 
     name: str
 
-    def export(self, run: Any, out: Path) -> list[Path]:
+    def export(self, run: RunView, out: Path) -> list[Path]:
         """Write into the folder `out` through temporary names; return the files written."""
         ...

@@ -90,7 +90,7 @@ def pixel_maps(pixels: np.ndarray, valid: np.ndarray, sensor: str) -> PixelMaps:
     """
     bands = np.ascontiguousarray(_fill_invalid(pixels, valid).transpose(1, 0, 2)).astype(np.float32) / np.float32(255)
     if sensor == "sar":
-        bands = cv2.blur(bands, (3, 3), borderType=cv2.BORDER_REFLECT).reshape(bands.shape)
+        bands = np.asarray(cv2.blur(bands, (3, 3), borderType=cv2.BORDER_REFLECT), dtype=np.float32).reshape(bands.shape)
     tone, chroma, ratio = _colour(bands)
     return PixelMaps([tone], chroma, ratio, _texture(tone), _coherence(tone))
 
