@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from terralabel.core.classes import Classes
 from terralabel.errors import SettingsError
 from terralabel.imagery import brush
 from terralabel.imagery.painter import CLASS_NAMES, paint_scene, write_demo
@@ -94,8 +95,9 @@ def test_a_shadow_falls_away_from_the_sun() -> None:
 def test_the_demo_is_georeferenced_and_its_truth_fits(tmp_path: Path) -> None:
     images, truth = write_demo(tmp_path, seed=1, scenes=2, size=128)
     assert sorted(p.name for p in images.iterdir()) == ["scene_1.tif", "scene_2.tif"]
-    assert sorted(p.name for p in truth.iterdir()) == ["classes.txt", "scene_1.png", "scene_2.png"]
-    assert (truth / "classes.txt").read_text().split("\n")[:2] == ["field", "forest"]
+    assert sorted(p.name for p in truth.iterdir()) == ["scene_1.png", "scene_2.png"]
+    classes = Classes.from_json((tmp_path / "classes.json").read_text())
+    assert [(entry.id, entry.name) for entry in classes][:2] == [(1, "field"), (2, "forest")]
     boxes = []
     for path in sorted(images.iterdir()):
         with rasterio.open(path) as source:

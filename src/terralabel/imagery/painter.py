@@ -12,14 +12,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from terralabel.core.files import atomic_path
+from terralabel.core.classes import ClassEntry, Classes
+from terralabel.core.files import atomic_path, write_text
 from terralabel.errors import SettingsError
 from terralabel.imagery import brush
 
-__all__ = ["CLASS_NAMES", "paint_scene", "write_demo"]
+__all__ = ["CLASS_COLORS", "CLASS_NAMES", "paint_scene", "write_demo"]
 
 #: Class ids are positions in this list, from 1.
 CLASS_NAMES = ("field", "forest", "water", "building", "road", "bare soil")
+#: A natural colour for each of them.
+CLASS_COLORS = ("#c9d76a", "#1b7837", "#2f7fc1", "#e0342b", "#6f6f78", "#b27a4a")
 FIELD, FOREST, WATER, BUILDING, ROAD, SOIL = range(1, 7)
 
 # red, green, blue, strength of rows, distance of rows in px, class
@@ -281,7 +284,7 @@ def write_demo(folder: Path, seed: int = 0, scenes: int = 4, size: int = 512) ->
     """Write `scenes` painted GeoTIFFs side by side in UTM 33N and their truth; returns (images folder, truth folder).
 
     `images/scene_1.tif`... are three-band uint8 with nodata 0 at half a metre; the last has a corner without data.
-    `truth/scene_1.png`... hold class ids, 255 where there is no data, and `truth/classes.txt` the names, line 1 for class 1.
+    `truth/scene_1.png`... hold class ids, 255 where there is no data; `classes.json` beside both folders is their class map.
     """
     images, truths = Path(folder) / "images", Path(folder) / "truth"
     for index in range(scenes):
@@ -293,8 +296,8 @@ def write_demo(folder: Path, seed: int = 0, scenes: int = 4, size: int = 512) ->
         _write_geotiff(images / f"scene_{index + 1}.tif", pixels, 500_000 + index * size * 0.5, 5_400_000.0)
         with atomic_path(truths / f"scene_{index + 1}.png") as temporary:
             temporary.write_bytes(cv2.imencode(".png", truth)[1].tobytes())
-    with atomic_path(truths / "classes.txt") as temporary:
-        temporary.write_text("\n".join(CLASS_NAMES) + "\n", encoding="utf-8")
+    named = enumerate(zip(CLASS_NAMES, CLASS_COLORS, strict=True), 1)
+    write_text(Path(folder) / "classes.json", Classes(tuple(ClassEntry(i, *look) for i, look in named)).to_json())
     return images, truths
 
 
