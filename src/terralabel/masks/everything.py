@@ -1,0 +1,274 @@
+"""SAM's automatic mask generation on any `Promptable`: a grid of points, the gates, duplicates, crops.
+
+Parameter names, defaults, order of steps and record keys are those of segment-anything's
+``SamAutomaticMaskGenerator``, so results can be compared number by number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from terralabel import registry
+from terralabel.contracts import Encoded, Promptable
+from terralabel.core import rle
+from terralabel.core.grid import TilePlan, Window
+from terralabel.core.masks import Masks
+from terralabel.core.tile import Tile
+from terralabel.errors import ContractError, SettingsError
+from terralabel.masks.gates import clean_small_regions, drop_duplicates, minimum_size, quality_gate, stability_gate
+
+__all__ = ["Everything", "crop_boxes", "everything_on", "point_grid", "records"]
+
+#: SAM: a box this near to a crop's edge (pixels) was probably cut by it.
+NEAR_EDGE = 20
+
+
+def point_grid(points_per_side: int) -> np.ndarray:
+    """A regular grid of points in [0, 1] x [0, 1], row by row, half a step from the edges; (n * n, 2) float64 xy."""
+    offset = 1 / (2 * points_per_side)
+    side = np.linspace(offset, 1 - offset, points_per_side)
+    return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+
+
+def crop_boxes(size: tuple[int, int], crop_n_layers: int, overlap_ratio: float) -> list[tuple[int, Window]]:
+    """(layer, window) of SAM's crops: the whole (H, W) image, then (2^i)^2 overlapping windows in layer i."""
+    height, width = size
+    boxes = [(0, Window(0, 0, width, height))]
+    for layer in range(1, crop_n_layers + 1):
+        n = 2**layer
+        overlap = int(overlap_ratio * min(size) * (2 / n))
+        crop_w, crop_h = (ceil((overlap * (n - 1) + length) / n) for length in (width, height))
+        for i in range(n):
+            for j in range(n):
+                x, y = (crop_w - overlap) * i, (crop_h - overlap) * j
+                boxes.append((layer, Window(x, y, min(crop_w, width - x), min(crop_h, height - y))))
+    return [(layer, box) for layer, box in boxes if box.area]
+
+
+@dataclass
+class Everything:
+    """A `MaskGenerator` that prompts a `Promptable` with a grid of points and keeps what is good and new.
+
+    points_per_side        points along one side of the tile (and of each crop)
+    points_per_batch       points handed to the promptable at once
+    pred_iou_thresh        keep masks whose predicted IoU is above this
+    stability_score_thresh keep masks whose stability score is at least this
+    stability_score_offset shift of the cutoff in the stability score; must be the one the promptable measures with
+    box_nms_thresh         box IoU above which two masks of one crop are duplicates
+    crop_n_layers          further layers of crops, 2^i per side in layer i
+    crop_nms_thresh        box IoU above which masks of different crops are duplicates (the smaller crop wins)
+    crop_overlap_ratio     overlap of crops in the first layer, as a fraction of the tile's short side
+    crop_n_points_downscale_factor   points per side in layer i are divided by this to the power i
+    min_mask_region_area   fill holes and remove islands smaller than this many pixels
+
+    Points on invalid pixels are not asked, and invalid pixels never belong to a mask. Raises `SettingsError` for values
+    out of range and `ContractError` when the promptable's answer does not fit the prompts.
+    """
+
+    promptable: Promptable
+    points_per_side: int = 32
+    points_per_batch: int = 64
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    min_mask_region_area: int = 0
+    name: str = field(init=False, default="")
+    version: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        for setting in ("points_per_side", "points_per_batch", "crop_n_points_downscale_factor"):
+            if getattr(self, setting) < 1:
+                raise SettingsError(f"{setting} is {getattr(self, setting)}; give 1 or more.")
+        for setting in ("crop_n_layers", "min_mask_region_area"):
+            if getattr(self, setting) < 0:
+                raise SettingsError(f"{setting} is {getattr(self, setting)}; give 0 or more.")
+        if not 0 <= self.crop_overlap_ratio < 1:
+            raise SettingsError(f"crop_overlap_ratio is {self.crop_overlap_ratio}; give 0 or more, and less than 1.")
+        measured = getattr(self.promptable, "stability_score_offset", self.stability_score_offset)
+        if measured != self.stability_score_offset:
+            raise SettingsError(
+                f"stability_score_offset is {self.stability_score_offset}, but {self.promptable.name} measures stability with "
+                f"{measured}: make it with the same offset."
+            )
+        self.name = f"everything:{self.promptable.name}"
+        settings = [getattr(self, f.name) for f in fields(self) if f.init and f.name != "promptable"]
+        self.version = f"1-{self.promptable.version}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+
+    def encode(self, tile: Tile) -> Encoded:
+        """The promptable's view of the tile; a tile without a valid pixel is not looked at."""
+        return self.promptable.encode(tile) if tile.valid.any() else Encoded(tile, None)
+
+    def generate(self, encoded: Encoded) -> Masks:
+        """All good masks, best predicted IoU first (with crops: smallest crop first)."""
+        tile = encoded.tile
+        crops = crop_boxes(tile.size, self.crop_n_layers, self.crop_overlap_ratio)
+        found = [self._crop_masks(encoded, layer, box) for layer, box in crops]
+        masks = _joined(found, tile.size)
+        if len(crops) > 1:
+            area = masks.crop_box[:, 2].astype(np.float64) * masks.crop_box[:, 3]
+            masks = drop_duplicates(masks, box_iou=self.crop_nms_thresh, scores=1 / area).masks
+        nms_thresh = max(self.box_nms_thresh, self.crop_nms_thresh)
+        cleaned = clean_small_regions(masks, smallest=self.min_mask_region_area, box_iou=nms_thresh).masks
+        return _within_valid(cleaned, tile.valid) if self.min_mask_region_area else cleaned
+
+    def _crop_masks(self, encoded: Encoded, layer: int, box: Window) -> Masks:
+        """The distinct good masks of one crop, in the tile's frame."""
+        tile = encoded.tile
+        whole = (box.height, box.width) == tile.size
+        crop = tile if whole else _cropped(tile, box)
+        points = self._points(crop, layer)
+        if not len(points):
+            return Masks.empty(tile.size)
+        seen = encoded if whole else self.promptable.encode(crop)
+        batches = (points[i : i + self.points_per_batch] for i in range(0, len(points), self.points_per_batch))
+        kept = [_away_from_cuts(self._batch_masks(seen, batch), box, tile.size) for batch in batches]
+        distinct = drop_duplicates(_joined(kept, crop.size), box_iou=self.box_nms_thresh).masks
+        return distinct if whole else _uncropped(distinct, box, tile.size)
+
+    def _points(self, crop: Tile, layer: int) -> np.ndarray:
+        """The layer's grid on valid pixels, (p, 2) float32 xy in pixels of the crop."""
+        height, width = crop.size
+        per_side = max(self.points_per_side // self.crop_n_points_downscale_factor**layer, 1)
+        points = point_grid(per_side) * (width, height)
+        column, row = points.astype(np.int64).T
+        return points[crop.valid[row, column]].astype(np.float32)
+
+    def _batch_masks(self, seen: Encoded, points: np.ndarray) -> Masks:
+        """The good masks for one batch of points, in the frame of `seen`."""
+        labels = np.ones((len(points), 1), dtype=np.int32)
+        answer = self.promptable.predict(seen, points=points[:, None, :], point_labels=labels, multimask=True)
+        if len(answer.masks) != len(points) * answer.alternatives or answer.masks.size != seen.tile.size:
+            raise ContractError(
+                f"{self.promptable.name}: expected {len(points)} x {answer.alternatives} masks of {seen.tile.size}, "
+                f"got {len(answer.masks)} of {answer.masks.size}."
+            )
+        prompts = np.repeat(points, answer.alternatives, axis=0)
+        masks = _with_columns(answer.masks, point_coords=prompts)
+        passed = quality_gate(masks, lowest=self.pred_iou_thresh).then(stability_gate, lowest=self.stability_score_thresh)
+        return minimum_size(_within_valid(passed.masks, seen.tile.valid)).masks
+
+
+def everything_on(argument: str = "tree", **settings: Any) -> Everything:
+    """What ``everything:NAME`` stands for: `Everything` on the built-in or installed promptable of that name."""
+    promptable = registry.create("masks", argument)
+    if not isinstance(promptable, Promptable):
+        raise SettingsError(f"everything:{argument}: {argument!r} takes no points; name a promptable, such as everything:tree.")
+    return Everything(promptable, **settings)
+
+
+def _cropped(tile: Tile, box: Window) -> Tile:
+    """The part of a tile inside `box` (pixels of the tile), as a tile of its own."""
+    rows, columns = box.slices()
+    plan, window = tile.plan, tile.plan.window
+    place = Window(window.x + box.x, window.y + box.y, box.width, box.height)
+    key = f"{plan.key}+{box.x}+{box.y}+{box.width}x{box.height}"
+    part = TilePlan(key, plan.scene, plan.row, plan.column, place, plan.core.intersect(place))
+    return Tile(
+        part,
+        np.ascontiguousarray(tile.pixels[rows, columns]),
+        np.ascontiguousarray(tile.valid[rows, columns]),
+        tile.georeference.shifted(box.x, box.y),
+        tile.sensor,
+    )
+
+
+def _away_from_cuts(masks: Masks, box: Window, size: tuple[int, int]) -> Masks:
+    """Drop masks whose box comes near an edge of the crop that is not an edge of the image."""
+    first = masks.bbox[:, :2] + (box.x, box.y)
+    corners = np.concatenate([first, first + masks.bbox[:, 2:] - 1], axis=1)  # SAM's boxes end on the last pixel
+    near_crop = np.abs(corners - (box.x, box.y, box.right, box.bottom)) <= NEAR_EDGE
+    near_image = np.abs(corners - (0, 0, size[1], size[0])) <= NEAR_EDGE
+    return masks.select(~np.any(near_crop & ~near_image, axis=1))
+
+
+def _uncropped(masks: Masks, box: Window, size: tuple[int, int]) -> Masks:
+    """Masks of a crop, in the frame of the whole tile."""
+    x, y = masks.bbox[:, 0] + box.x, masks.bbox[:, 1] + box.y
+    codes = [rle.encode_boxed(masks.crop(i), int(x[i]), int(y[i]), size) for i in range(len(masks))]
+    return Masks.from_codes(
+        codes,
+        size,
+        predicted_iou=masks.predicted_iou,
+        stability_score=masks.stability_score,
+        point_coords=masks.point_coords + np.array([box.x, box.y], dtype=np.float32),
+        crop_box=np.tile(np.array([box.x, box.y, box.width, box.height], dtype=np.int32), (len(masks), 1)),
+    )
+
+
+def _within_valid(masks: Masks, valid: np.ndarray) -> Masks:
+    """The masks without invalid pixels."""
+    if valid.all():
+        return masks
+    codes = []
+    for i in range(len(masks)):
+        x, y, w, h = (int(v) for v in masks.bbox[i])
+        codes.append(rle.encode_boxed(masks.crop(i) & valid[y : y + h, x : x + w], x, y, masks.size))
+    return Masks.from_codes(codes, masks.size, **_scores(masks))
+
+
+def _scores(masks: Masks) -> dict[str, np.ndarray]:
+    return {key: getattr(masks, key) for key in ("predicted_iou", "stability_score", "point_coords", "crop_box")}
+
+
+def _with_columns(masks: Masks, **columns: np.ndarray) -> Masks:
+    return Masks(**{**{f.name: getattr(masks, f.name) for f in fields(masks)}, **columns})
+
+
+def _joined(parts: list[Masks], size: tuple[int, int]) -> Masks:
+    """The masks of several batches, one after the other."""
+    codes = [part.code(i) for part in parts for i in range(len(part))]
+    if not codes:
+        return Masks.empty(size)
+    columns = {key: np.concatenate([_scores(part)[key] for part in parts]) for key in _scores(parts[0])}
+    return Masks.from_codes(codes, size, **columns)
+
+
+def records(masks: Masks) -> list[dict[str, Any]]:
+    """SAM's list of records, ready for JSON: one dict per mask with SAM's keys.
+
+    ``segmentation`` is COCO's compressed run length ({"size": [H, W], "counts": str}), as with SAM's
+    ``output_mode="coco_rle"``; ``bbox`` and ``crop_box`` are [x, y, width, height] in pixels. The box is COCO's, so one
+    pixel wider and higher than SAM's, whose boxes end on the last pixel.
+    """
+    return [
+        {
+            "segmentation": {"size": list(masks.size), "counts": counts},
+            "area": int(masks.area[i]),
+            "bbox": [float(v) for v in masks.bbox[i]],
+            "predicted_iou": float(masks.predicted_iou[i]),
+            "point_coords": [[float(v) for v in masks.point_coords[i]]],
+            "stability_score": float(masks.stability_score[i]),
+            "crop_box": [float(v) for v in masks.crop_box[i]],
+        }
+        for i, counts in enumerate(_coco_counts(masks))
+    ]
+
+
+def _coco_counts(masks: Masks) -> Iterator[str]:
+    """COCO's text form of each mask's run lengths.
+
+    From the fourth on, a run is written as the difference from the run two before it; each number in groups of five
+    bits, low first, bit six meaning "more follows", plus 48 to be printable (pycocotools' ``rleToString``).
+    """
+    for i in range(len(masks)):
+        value = masks.code(i).astype(np.int64)
+        value[3:] -= masks.code(i).astype(np.int64)[1:-2]
+        more = np.ones(len(value), dtype=bool)
+        characters = np.zeros((len(value), 7), dtype=np.uint8)
+        for group in range(7):
+            five, value = value & 31, value >> 5
+            going = np.where(five & 16, value != -1, value != 0)
+            characters[:, group] = np.where(more, five + 32 * going + 48, 0)
+            more = more & going
+        yield characters[characters > 0].tobytes().decode("ascii")
