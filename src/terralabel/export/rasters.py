@@ -1,0 +1,221 @@
+"""Label rasters on the source grid: written once, tile by tile, and exported as GeoTIFF."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.transform import Affine
+from rasterio.windows import Window as RasterWindow
+
+from terralabel.contracts import RunView
+from terralabel.core.classes import IGNORE, Classes
+from terralabel.core.files import atomic_path, write_text
+from terralabel.core.grid import Window
+from terralabel.core.scene import Scene
+from terralabel.errors import ContractError, RunError, SpaceError
+from terralabel.export.styles import pam_categories, raster_style
+
+__all__ = ["GeoTiff", "label_environment", "write_label_raster"]
+
+#: Side of the tiles inside a label raster, in pixels.
+_BLOCK = 512
+#: Rasters with a longer side get overviews, until the longest side is at most this.
+_OVERVIEW_SIDE = 1024
+
+
+@contextmanager
+def label_environment(final: Path) -> Iterator[None]:
+    """GDAL as every writer here needs it: no side files, one thread, bounded cache; its errors in our words."""
+    options = {"GDAL_PAM_ENABLED": "NO", "GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 128, "GDAL_TIFF_OVR_BLOCKSIZE": str(_BLOCK)}
+    try:
+        with rasterio.Env(**options), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except RasterioError as error:
+        free = shutil.disk_usage(final.parent if final.parent.exists() else Path.cwd()).free
+        if free < 1 << 22:
+            raise SpaceError(
+                f"Disk full while writing {final} ({free / 1e6:.1f} MB free): free some space and run the same command again."
+            ) from error
+        raise RunError(f"GDAL could not write {final}: {' '.join(str(error).split())}.") from error
+
+
+@dataclass
+class _Tiles:
+    """Gathers blocks of any size into the raster's own tiles, so that each is compressed and written exactly once.
+
+    Holds only tiles that are partly covered: one row of them when blocks come row by row.
+    """
+
+    width: int
+    height: int
+    dtype: str
+    partial: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    done: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def window(self, key: tuple[int, int]) -> Window:
+        """The window of tile (row, column)."""
+        y, x = key[0] * _BLOCK, key[1] * _BLOCK
+        return Window(x, y, min(_BLOCK, self.width - x), min(_BLOCK, self.height - y))
+
+    def feed(self, window: Window, block: np.ndarray) -> Iterator[tuple[Window, np.ndarray]]:
+        """Take one block; yield the tiles it completes."""
+        self._check(window, block)
+        for row in range(window.y // _BLOCK, (window.bottom - 1) // _BLOCK + 1):
+            for column in range(window.x // _BLOCK, (window.right - 1) // _BLOCK + 1):
+                key = (row, column)
+                place = self.window(key)
+                part = place.intersect(window)
+                if key in self.done:
+                    raise ContractError(f"Label blocks overlap in {part}: each pixel may come once.")
+                values, known = self.partial.get(key) or self._blank(place)
+                values[part.relative_to(place).slices()] = block[part.relative_to(window).slices()]
+                known[part.relative_to(place).slices()] = True
+                if known.all():
+                    self.partial.pop(key, None)
+                    self.done[key] = zlib.crc32(values)
+                    yield place, values
+                else:
+                    self.partial[key] = values, known
+
+    def rest(self) -> Iterator[tuple[Window, np.ndarray]]:
+        """The tiles nobody completed; pixels without a label are 255."""
+        for row in range(-(-self.height // _BLOCK)):
+            for column in range(-(-self.width // _BLOCK)):
+                key = (row, column)
+                if key not in self.done:
+                    place = self.window(key)
+                    values, _ = self.partial.pop(key, None) or self._blank(place)
+                    self.done[key] = zlib.crc32(values)
+                    yield place, values
+
+    def _blank(self, place: Window) -> tuple[np.ndarray, np.ndarray]:
+        shape = (place.height, place.width)
+        return np.full(shape, IGNORE, dtype=self.dtype), np.zeros(shape, dtype=bool)
+
+    def _check(self, window: Window, block: np.ndarray) -> None:
+        if block.shape != (window.height, window.width):
+            raise ContractError(f"Label block: expected {(window.height, window.width)}, got {block.shape}.")
+        if window.x < 0 or window.y < 0 or window.right > self.width or window.bottom > self.height:
+            raise ContractError(f"Label block {window} lies outside the scene of {self.width} x {self.height}.")
+        top = np.iinfo(self.dtype).max
+        if block.size and (block.min() < 0 or block.max() > top):
+            raise ContractError(f"Label block {window}: ids {block.min()}..{block.max()} do not fit {self.dtype}.")
+
+
+def write_label_raster(
+    final: Path,
+    scene: Scene,
+    classes: Classes,
+    blocks: Iterable[tuple[Window, np.ndarray]],
+    *,
+    tags: dict[str, str] | None = None,
+) -> list[Path]:
+    """Write the label raster of a scene, with its QGIS style and class names beside it; returns the files.
+
+    `blocks` are (window in scene pixels, (h, w) class ids) that do not overlap; pixels no block covers become 255. Any size
+    and order works; blocks that come row by row keep memory at one row of 512-pixel tiles. The raster is a GeoTIFF in tiles
+    of 512, DEFLATE, uint8 (uint16 when an id is past 254), nodata 255, with colour table, overviews and the class map in the
+    tag TERRALABEL_CLASSES; CRS and transform are the scene's own, and absent where the scene has none. Same blocks, same
+    bytes. What was written is read back and compared before it gets its name.
+    """
+    final = Path(final)
+    tiles = _Tiles(scene.width, scene.height, classes.dtype)
+    with atomic_path(final) as temporary, label_environment(final):
+        with rasterio.open(temporary, "w", **_profile(scene, classes)) as target:
+            target.write_colormap(1, _colors(classes))
+            target.colorinterp = (ColorInterp.palette,)
+            target.update_tags(AREA_OR_POINT="Area", TERRALABEL_CLASSES=classes.to_json(), **(tags or {}))
+            for window, block in blocks:
+                for place, values in tiles.feed(window, block):
+                    target.write(values, 1, window=_raster_window(place))
+            for place, values in tiles.rest():
+                target.write(values, 1, window=_raster_window(place))
+        _build_overviews(temporary, scene)
+        _verify(temporary, tiles)
+    return [final, *_write_side_files(final, classes)]
+
+
+def _profile(scene: Scene, classes: Classes) -> dict[str, object]:
+    """Creation options; deterministic, readable by every GDAL of the last ten years."""
+    place: dict[str, object] = {}
+    if scene.georeference.is_placed:
+        place = {"transform": Affine(*scene.georeference.transform), "crs": scene.georeference.crs}
+    return {
+        "driver": "GTiff",
+        "width": scene.width,
+        "height": scene.height,
+        "count": 1,
+        "dtype": classes.dtype,
+        "nodata": IGNORE,
+        "tiled": True,
+        "blockxsize": _BLOCK,
+        "blockysize": _BLOCK,
+        "compress": "deflate",
+        "zlevel": 6,
+        "bigtiff": "if_safer",
+        **place,
+    }
+
+
+def _colors(classes: Classes) -> dict[int, tuple[int, int, int, int]]:
+    """The colour table; ids that are no class are black, no label is transparent."""
+    return {**{entry.id: (*entry.rgb, 255) for entry in classes}, IGNORE: (0, 0, 0, 0)}
+
+
+def _raster_window(window: Window) -> RasterWindow:
+    return RasterWindow(window.x, window.y, window.width, window.height)  # type: ignore[call-arg]
+
+
+def _build_overviews(path: Path, scene: Scene) -> None:
+    longest = max(scene.width, scene.height)
+    factors = [2**k for k in range(1, 20) if longest / 2 ** (k - 1) > _OVERVIEW_SIDE]
+    if factors:
+        with rasterio.open(path, "r+") as target:
+            target.build_overviews(factors, Resampling.nearest)
+
+
+def _verify(path: Path, tiles: _Tiles) -> None:
+    """Read every tile back: on a full disk GDAL may close a file without an error and leave zeros."""
+    with rasterio.open(path) as written:
+        for key, checksum in tiles.done.items():
+            if zlib.crc32(written.read(1, window=_raster_window(tiles.window(key)))) != checksum:
+                raise RasterioError("a tile reads back differently from what was written; is the disk full or failing?")
+
+
+def _write_side_files(final: Path, classes: Classes) -> list[Path]:
+    """`NAME.qml`, which QGIS applies by itself, and `NAME.tif.aux.xml` with the class names for GDAL and ArcGIS."""
+    style, names = final.with_suffix(".qml"), final.with_name(f"{final.name}.aux.xml")
+    write_text(style, raster_style(classes))
+    if classes.dtype == "uint16":
+        return [style]
+    write_text(names, pam_categories(classes))
+    return [style, names]
+
+
+@dataclass(frozen=True)
+class GeoTiff:
+    """A folder of label rasters `SCENE.tif` with styles beside them, and `classes.json`."""
+
+    name: str = "geotiff"
+
+    def export(self, run: RunView, out: Path) -> list[Path]:
+        """Copy each scene's final label raster (a copy, so that editing it never changes the run)."""
+        written = []
+        for scene in run.scenes:
+            final = out / f"{scene.key}.tif"
+            with atomic_path(final) as temporary:
+                shutil.copyfile(run.label_path(scene.key), temporary)
+            written += [final, *_write_side_files(final, run.classes)]
+        write_text(out / "classes.json", run.classes.to_json())
+        return [*written, out / "classes.json"]

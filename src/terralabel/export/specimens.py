@@ -1,0 +1,223 @@
+"""What a report counts and which objects it shows: one pass over a run, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from terralabel.core import rle
+from terralabel.core.classes import IGNORE
+from terralabel.core.grid import Window
+from terralabel.core.objects import Objects
+
+__all__ = ["SIZE_BINS", "ClassFacts", "RunFacts", "SceneFacts", "Specimen", "TileFacts", "gather", "label_pixels", "thumbnail"]
+
+#: Object sizes are counted in powers of two: bin b holds areas of 2**b to 2**(b + 1) - 1 pixels; the last is open.
+SIZE_BINS = 28
+#: Longer side, in pixels, of the masks that are kept and of the crops that are shown.
+THUMBNAIL = 128
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One object worth showing. `bbox` is xywh in scene pixels; `mask` (h, w) bool its shape, scaled to fit `THUMBNAIL`."""
+
+    scene: str
+    id: int
+    cluster_id: int
+    score: float
+    area: int
+    bbox: tuple[int, int, int, int]
+    mask: np.ndarray
+
+
+@dataclass
+class _Shelf:
+    """The `room` best specimens seen so far by (rank, scene, id), least rank first: the same whatever the batches."""
+
+    room: int
+    kept: list[tuple[tuple[float, str, int], Specimen]] = field(default_factory=list)
+
+    def offer(self, objects: Objects, rows: np.ndarray, ranks: np.ndarray) -> None:
+        order = np.lexsort((objects.id[rows], ranks))[: self.room]
+        for row, rank in zip(rows[order], ranks[order], strict=True):
+            key = (float(rank), objects.scene, int(objects.id[row]))
+            if len(self.kept) == self.room and key >= self.kept[-1][0]:
+                break
+            self.kept.append((key, _specimen(objects, int(row))))
+            self.kept.sort(key=lambda pair: pair[0])
+            del self.kept[self.room :]
+
+    def best(self, count: int) -> list[Specimen]:
+        """The first `count` that show different places: one that mostly repeats an earlier one is passed over."""
+        chosen: list[Specimen] = []
+        for _, specimen in self.kept:
+            if all(other.scene != specimen.scene or _overlap(other.bbox, specimen.bbox) < 0.5 for other in chosen):
+                chosen.append(specimen)
+        return chosen[:count]
+
+
+@dataclass
+class ClassFacts:
+    """Counts of one class: objects by size bin and by cluster, labelled pixels, and the shelves of specimens."""
+
+    typical: _Shelf
+    uncertain: _Shelf
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros(SIZE_BINS, np.int64))
+    clusters: Counter[int] = field(default_factory=Counter)
+    objects: int = 0
+    corrected: int = 0
+    score_sum: float = 0.0
+    pixels: int = 0
+
+
+@dataclass
+class SceneFacts:
+    """Counts of one scene; `labelled` is None when it has no label raster."""
+
+    objects: int = 0
+    labelled: int | None = None
+    tiles: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class TileFacts:
+    """Tiles by status, masks in all, and (status, reason) of every tile that is not ok with a few keys as examples."""
+
+    status: Counter[str] = field(default_factory=Counter)
+    masks: int = 0
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class RunFacts:
+    """Everything a report counts. `classes` has an entry per class id that was met or is in the class map."""
+
+    classes: dict[int, ClassFacts]
+    scenes: dict[str, SceneFacts]
+    tiles: TileFacts
+    scene_pixels: int
+
+    @property
+    def objects(self) -> int:
+        return sum(scene.objects for scene in self.scenes.values())
+
+    @property
+    def labelled(self) -> int:
+        return sum(scene.labelled or 0 for scene in self.scenes.values())
+
+
+def gather(run: Any, room: int) -> RunFacts:
+    """Pass over the tiles, objects and label rasters of a run (`contracts.RunView`).
+
+    Keeps at most `room` typical and `room` least certain specimens per class. Raises what the run's readers raise.
+    """
+
+    def fresh() -> ClassFacts:
+        return ClassFacts(_Shelf(room), _Shelf(room))
+
+    facts = RunFacts({entry.id: fresh() for entry in run.classes}, {}, TileFacts(), sum(s.width * s.height for s in run.scenes))
+    for scene in sorted(run.scenes, key=lambda s: s.key):
+        seen = facts.scenes[scene.key] = SceneFacts()
+        _count_tiles(run.tiles(scene.key), facts.tiles, seen)
+        for objects in run.objects(scene.key):
+            seen.objects += len(objects)
+            for class_id, rows in _by_class(objects.class_id):
+                _count_objects(facts.classes.setdefault(class_id, fresh()), objects, rows)
+        counts = label_pixels(run.label_path(scene.key))
+        if counts is not None:
+            seen.labelled = int(sum(counts.values()) - counts.get(IGNORE, 0))
+            for class_id, pixels in counts.items():
+                if class_id != IGNORE:
+                    facts.classes.setdefault(class_id, fresh()).pixels += pixels
+    return facts
+
+
+def _count_tiles(records: Iterable[Any], total: TileFacts, scene: SceneFacts) -> None:
+    for record in records:
+        status = str(record.status)
+        total.status[status] += 1
+        scene.tiles[status] += 1
+        total.masks += int(record.masks or 0)
+        if status != "ok":
+            kind = (status, str(record.reason or ""))
+            if kind not in total.reasons and len(total.reasons) >= 500:
+                kind = (status, "(other reasons)")
+            total.reasons[kind] += 1
+            examples = total.examples.setdefault(kind, [])
+            if len(examples) < 3:
+                examples.append(str(record.key))
+
+
+def _by_class(class_id: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(class id, rows) of a column of class ids, ascending."""
+    order = np.argsort(class_id, kind="stable")
+    ids, first = np.unique(class_id[order], return_index=True)
+    yield from zip((int(i) for i in ids), np.split(order, first[1:]), strict=True)
+
+
+def _count_objects(facts: ClassFacts, objects: Objects, rows: np.ndarray) -> None:
+    score = np.nan_to_num(objects.score[rows].astype(np.float64))
+    bins = np.frexp(np.maximum(objects.area[rows], 1).astype(np.float64))[1] - 1
+    facts.sizes += np.bincount(np.minimum(bins, SIZE_BINS - 1), minlength=SIZE_BINS)
+    facts.objects += len(rows)
+    facts.score_sum += float(score.sum())
+    facts.corrected += sum(objects.status[row] != "auto" for row in rows)
+    ids, counts = np.unique(objects.cluster_id[rows], return_counts=True)
+    facts.clusters.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+    facts.typical.offer(objects, rows, -score)
+    facts.uncertain.offer(objects, rows, score)
+
+
+def _specimen(objects: Objects, row: int) -> Specimen:
+    x, y, w, h = (int(v) for v in objects.bbox[row])
+    mask = thumbnail(objects.code(row), w, h)
+    score = float(np.nan_to_num(objects.score[row]))
+    return Specimen(
+        objects.scene, int(objects.id[row]), int(objects.cluster_id[row]), score, int(objects.area[row]), (x, y, w, h), mask
+    )
+
+
+def thumbnail(code: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A mask of `height` x `width` run lengths, scaled (never up) to fit `THUMBNAIL`: (h, w) bool.
+
+    A mask too large to decode (a whole landscape) is looked at along the columns that will be shown.
+    """
+    scale = min(THUMBNAIL / max(width, height, 1), 1.0)
+    small = (max(round(width * scale), 1), max(round(height * scale), 1))
+    if width * height <= 1 << 22:
+        crop = rle.decode_box(code, (0, 0, width, height), (height, width)).astype(np.uint8)
+        return crop.astype(bool) if scale == 1 else cv2.resize(crop * 255, small, interpolation=cv2.INTER_AREA) > 100
+    rows = ((np.arange(small[1]) + 0.5) * height / small[1]).astype(int)
+    columns = ((np.arange(small[0]) + 0.5) * width / small[0]).astype(int)
+    return np.stack([rle.decode_box(code, (x, 0, 1, height), (height, width))[rows, 0] for x in columns], 1)
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """Common share of the smaller of two xywh boxes."""
+    common = Window(*a).intersect(Window(*b)).area
+    return common / max(min(Window(*a).area, Window(*b).area), 1)
+
+
+def label_pixels(path: Path, step: int = 2048) -> dict[int, int] | None:
+    """Pixels of each class id in a label raster (255: no label), read in windows; None when there is no file."""
+    import rasterio
+    from rasterio.windows import Window as Block
+
+    if not Path(path).is_file():
+        return None
+    counts: Counter[int] = Counter()
+    with rasterio.open(path, driver="GTiff") as source:
+        for y in range(0, source.height, step):
+            for x in range(0, source.width, step):
+                block = source.read(1, window=Block(x, y, min(step, source.width - x), min(step, source.height - y)))
+                found = np.bincount(block.ravel())
+                counts.update({int(i): int(found[i]) for i in np.flatnonzero(found)})
+    return dict(sorted(counts.items()))
