@@ -27,6 +27,8 @@ __all__ = ["Everything", "crop_boxes", "everything_on", "point_grid", "records"]
 
 #: SAM: a box this near to a crop's edge (pixels) was probably cut by it.
 NEAR_EDGE = 20
+#: Mask IoU of one and the same mask. SAM's boxes of lines one pixel wide have no area, so its box test never drops them.
+SAME = 0.999
 
 
 def point_grid(points_per_side: int) -> np.ndarray:
@@ -117,7 +119,7 @@ class Everything:
         masks = _joined(found, tile.size)
         if len(crops) > 1:
             area = masks.crop_box[:, 2].astype(np.float64) * masks.crop_box[:, 3]
-            masks = drop_duplicates(masks, box_iou=self.crop_nms_thresh, scores=1 / area).masks
+            masks = drop_duplicates(masks, box_iou=self.crop_nms_thresh, mask_iou=SAME, scores=1 / area).masks
         nms_thresh = max(self.box_nms_thresh, self.crop_nms_thresh)
         cleaned = clean_small_regions(masks, smallest=self.min_mask_region_area, box_iou=nms_thresh).masks
         return _within_valid(cleaned, tile.valid) if self.min_mask_region_area else cleaned
@@ -133,7 +135,7 @@ class Everything:
         seen = encoded if whole else self.promptable.encode(crop)
         batches = (points[i : i + self.points_per_batch] for i in range(0, len(points), self.points_per_batch))
         kept = [_away_from_cuts(self._batch_masks(seen, batch), box, tile.size) for batch in batches]
-        distinct = drop_duplicates(_joined(kept, crop.size), box_iou=self.box_nms_thresh).masks
+        distinct = drop_duplicates(_joined(kept, crop.size), box_iou=self.box_nms_thresh, mask_iou=SAME).masks
         return distinct if whole else _uncropped(distinct, box, tile.size)
 
     def _points(self, crop: Tile, layer: int) -> np.ndarray:
