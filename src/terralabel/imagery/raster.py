@@ -27,6 +27,7 @@ from terralabel.core.grid import Window
 from terralabel.errors import InputError, SettingsError
 from terralabel.imagery.sidecars import mask_beside, place_beside
 from terralabel.imagery.sniff import sniff
+from terralabel.imagery.wholeness import refuse_truncated
 
 __all__ = ["MAX_BLOCK_BYTES", "MAX_CHANNELS", "Raster", "open_raster"]
 
@@ -48,7 +49,7 @@ _GDAL = {
     "CPL_DEBUG": "OFF",
 }
 _TRUNCATED = re.compile(
-    r"got \d+ bytes, expected|premature end|end of file|read error|incomplete|too short|unexpected end", re.I
+    r"got \d+ bytes, expected|premature end|end of file|read error|incomplete|too short|unexpected end|read from offset", re.I
 )
 
 logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's own lines go to whoever asks for them
@@ -111,9 +112,10 @@ class Raster:
         self._mask_file = mask_beside(path, dataset.width, dataset.height) if driver != "VRT" else None
         self._stored = np.dtype(_stored_dtype(dataset, self.bands))
         self.dtype = _read_dtype(self._stored)
-        self.count = 3 if self._palette is not None else len(self.bands)
+        self.count = len(self.bands) if self._palette is None else self._palette.shape[1] - 1
         names = [dataset.colorinterp[b - 1].name for b in self.bands]
-        self.colors: tuple[str, ...] = ("red", "green", "blue") if self._palette is not None else tuple(names)
+        expanded = ("gray",) if self.count == 1 else ("red", "green", "blue")
+        self.colors: tuple[str, ...] = tuple(names) if self._palette is None else expanded
         self.georeference = _georeference(path, dataset)
         self._nodata_values = [_fitting_nodata(dataset.nodatavals[b - 1], self._stored) for b in self.bands]
         self._rows: tuple[int, int, np.ndarray, np.ndarray] | None = None
@@ -163,8 +165,8 @@ class Raster:
         raw = self._dataset.read(list(self.bands), window=at)  # (C, H, W)
         valid = self._valid(raw, at, window)
         if self._palette is not None:
-            colors = self._palette[np.minimum(raw[0], len(self._palette) - 1)]  # (H, W, 4)
-            return np.ascontiguousarray(colors[..., :3]), valid & (colors[..., 3] > 0)
+            colors = self._palette[np.minimum(raw[0], len(self._palette) - 1)]  # (H, W, C + alpha)
+            return np.ascontiguousarray(colors[..., :-1]), valid & (colors[..., -1] > 0)
         pixels = np.ascontiguousarray(np.moveaxis(raw, 0, -1))
         if self._bilevel:
             pixels = (pixels > 0).astype(np.uint8) * np.uint8(255)
@@ -216,6 +218,7 @@ def open_raster(
     """
     path = Path(path).absolute()
     driver = sniff(path, follow_vrt=follow_vrt)
+    refuse_truncated(path, driver)
     with _gdal(path):
         dataset = rasterio.open(path, driver=driver, sharing=False)
         try:
@@ -245,14 +248,15 @@ def _chosen_bands(path: Path, dataset: Any, bands: Sequence[int] | None, alpha: 
 
 
 def _palette(dataset: Any, bands: tuple[int, ...]) -> np.ndarray | None:
-    """(256 or more, 4) uint8 RGBA of a single palette band, or None."""
+    """(n, 4) uint8 RGBA of a single palette band; (n, 2) grey and alpha when it has no colours; None without palette."""
     if len(bands) != 1 or dataset.colorinterp[bands[0] - 1] != ColorInterp.palette:
         return None
     entries = dataset.colormap(bands[0])
     table = np.zeros((max(entries) + 1, 4), dtype=np.uint8)
     for index, color in entries.items():
         table[index] = color
-    return table
+    is_grey = (table[:, 0] == table[:, 1]).all() and (table[:, 1] == table[:, 2]).all()
+    return table[:, 2:] if is_grey else table
 
 
 def _is_bilevel(dataset: Any, bands: tuple[int, ...]) -> bool:
