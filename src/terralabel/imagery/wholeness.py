@@ -121,11 +121,11 @@ def _tiff_entries(handle: BinaryIO, directory: int, order: str, big: bool) -> di
 
 
 def _tiff_values(handle: BinaryIO, entry: tuple[int, int, bytes], order: str, big: bool, size: int) -> np.ndarray | None:
-    """The integers of one field as float64-safe uint64, or None for a type that is none."""
+    """The integers of one field as uint64, or None for a type that is none."""
     kind, count, field = entry
     if kind not in _TIFF_TYPES:
         return None
-    dtype = np.dtype(_TIFF_TYPES[kind]).newbyteorder(order)
+    dtype = np.dtype(order + _TIFF_TYPES[kind])
     length = count * dtype.itemsize
     if length > len(field):
         (at,) = struct.unpack(order + ("Q" if big else "I"), field)
