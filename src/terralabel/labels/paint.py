@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from terralabel.core import rle
 from terralabel.core.grid import TilePlan, Window
 from terralabel.core.masks import Masks
 from terralabel.errors import ContractError
-from terralabel.labels.spans import Spans, spans_of
+from terralabel.labels.spans import Spans, intervals_of, spans_of
 from terralabel.labels.stitch import Pieces
 
 __all__ = ["cover", "paint", "paint_core", "painting_order"]
@@ -35,15 +34,16 @@ def cover(rank: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) ->
     interval is two blocks of one power of two (as in a sparse table); the blocks of a size are laid down, then each is
     halved, from the largest size to single places.
     """
-    keep = stop > start
-    if not keep.all():
-        rank, start, stop = rank[keep], start[keep], stop[keep]
     top = np.full(length, -1, dtype=np.int32)
-    if not len(rank):
+    keep = np.flatnonzero(stop > start)
+    if not len(keep):
         return top
-    level = np.frexp((stop - start).astype(np.float64))[1] - 1  # floor(log2(interval)), exact below 2**53
-    order = np.lexsort((rank, -level))
-    rank, start, stop, level = rank[order].astype(np.int32), start[order], stop[order], level[order]
+    if np.any(np.diff(rank[keep]) < 0):
+        keep = keep[np.argsort(rank[keep], kind="stable")]
+    level = (np.frexp((stop[keep] - start[keep]).astype(np.float64))[1] - 1).astype(np.int8)  # floor(log2(interval))
+    order = np.argsort(-level, kind="stable")
+    keep, level = keep[order], level[order]
+    rank, start, stop = rank[keep].astype(np.int32), start[keep], stop[keep]
     sizes = np.arange(int(level[0]), -1, -1)
     bounds = np.searchsorted(-level, -sizes, side="left"), np.searchsorted(-level, -sizes, side="right")
     spare = np.empty_like(top)
@@ -73,12 +73,10 @@ def paint(
     """
     if len(values) != len(masks):
         raise ContractError(f"paint: expected {len(masks)} values, one for each mask, got {len(values)}.")
-    owner, start, stop = rle.intervals(masks.runs, masks.offsets)
-    rank = painting_order(masks.area if areas is None else areas, ids)
-    table = np.empty(len(masks), dtype=np.int64)
-    table[rank] = values
-    top = cover(rank[owner], start, stop, masks.size[0] * masks.size[1])
-    return _look_up(top, table, masks.size, fill, dtype)
+    order = np.argsort(painting_order(masks.area if areas is None else areas, ids))
+    length = masks.size[0] * masks.size[1]
+    top = cover(*intervals_of(masks, order, 0, length), length)
+    return _look_up(top, np.asarray(values)[order], masks.size, fill, dtype)
 
 
 def paint_core(

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from terralabel.core import rle
 from terralabel.core.grid import Window
 from terralabel.core.masks import Masks
 
-__all__ = ["Spans", "encode", "spans_of", "unite"]
+__all__ = ["Spans", "encode", "intervals_of", "spans_of", "unite"]
 
 
 @dataclass(frozen=True)
@@ -65,22 +64,38 @@ class Spans:
         )
 
 
+def intervals_of(masks: Masks, which: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(owner, start, stop) int64: the runs of ones of the masks `which` between the column-major positions `low` and `high`.
+
+    owner is 0..k-1 in the order of `which`. Every code adds up to the tile's pixels, so the running sum of all run lengths
+    places mask i at i * H * W, and a binary search finds the part asked for: the rest is never looked at.
+    """
+    ends = np.cumsum(masks.runs, dtype=np.int64)
+    base, first = which * (masks.size[0] * masks.size[1]), masks.offsets[which]
+    head = np.searchsorted(ends, base + low, side="right")
+    tail = np.minimum(np.searchsorted(ends, base + high - 1, side="right") + 1, masks.offsets[which + 1])
+    head += (head - first) % 2 == 0  # runs of ones have odd places in their code
+    count = np.maximum((tail - head + 1) // 2, 0)
+    owner = np.repeat(np.arange(len(which)), count)
+    run = (head - 2 * (np.cumsum(count) - count))[owner] + 2 * np.arange(len(owner))
+    base = base[owner]
+    return owner, np.maximum(ends[run - 1] - base, low), np.minimum(ends[run] - base, high)
+
+
 def spans_of(masks: Masks, which: np.ndarray, window: Window | None = None) -> Spans:
     """The spans of the masks `which` ((k,) indices), owner 0..k-1, clipped to `window`; all in the masks' frame."""
-    chosen = masks.select(which) if len(which) != len(masks) or np.any(np.diff(which) != 1) else masks
-    height = masks.size[0]
-    owner, start, stop = rle.intervals(chosen.runs, chosen.offsets)
-    if window is not None:
-        low, high = window.x * height, window.right * height
-        keep = (stop > low) & (start < high)
-        owner, start, stop = owner[keep], np.maximum(start[keep], low), np.minimum(stop[keep], high)
+    height, width = masks.size
+    if not len(which) or not height * width or (window is not None and not window.area):
+        return Spans.join([])
+    left, right = (0, width) if window is None else (window.x, window.right)
+    owner, start, stop = intervals_of(masks, np.asarray(which, dtype=np.int64), left * height, right * height)
     column = start // height
-    count = (stop - 1) // height - column + 1
-    if np.any(count > 1):  # runs over several columns
+    top = column * height
+    if len(stop) and np.any(stop - top > height):  # runs over several columns
+        count = (stop - 1) // height - column + 1
         run = np.repeat(np.arange(len(count)), count)
         column = column[run] + np.arange(len(run)) - np.repeat(np.cumsum(count) - count, count)
-        owner, start, stop = owner[run], start[run], stop[run]
-    top = column * height
+        owner, start, stop, top = owner[run], start[run], stop[run], column * height
     spans = Spans(owner, column, np.maximum(start - top, 0), np.minimum(stop - top, height))
     return spans if window is None else spans.clip(window)
 
