@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
+from terralabel.contracts import RunView, TileRecord
 from terralabel.core import rle
 from terralabel.core.classes import IGNORE
 from terralabel.core.grid import Window
 from terralabel.core.objects import Objects
 
-__all__ = ["SIZE_BINS", "ClassFacts", "RunFacts", "SceneFacts", "Specimen", "TileFacts", "gather", "label_pixels", "thumbnail"]
+__all__ = [
+    "SIZE_BINS",
+    "THUMBNAIL",
+    "ClassFacts",
+    "ReportView",
+    "RunFacts",
+    "SceneFacts",
+    "Specimen",
+    "TileFacts",
+    "gather",
+    "label_pixels",
+    "thumbnail",
+]
 
 #: Object sizes are counted in powers of two: bin b holds areas of 2**b to 2**(b + 1) - 1 pixels; the last is open.
 SIZE_BINS = 28
 #: Longer side, in pixels, of the masks that are kept and of the crops that are shown.
 THUMBNAIL = 128
+
+
+class ReportView(RunView, Protocol):
+    """A run as the report sees it: `manifest` may hold anything; "notes", "command", "settings"... get places of honour."""
+
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +134,8 @@ class RunFacts:
         return sum(scene.labelled or 0 for scene in self.scenes.values())
 
 
-def gather(run: Any, room: int) -> RunFacts:
-    """Pass over the tiles, objects and label rasters of a run (`contracts.RunView`).
+def gather(run: ReportView, room: int) -> RunFacts:
+    """Pass over the tiles, objects and label rasters of a run .
 
     Keeps at most `room` typical and `room` least certain specimens per class. Raises what the run's readers raise.
     """
@@ -140,7 +160,7 @@ def gather(run: Any, room: int) -> RunFacts:
     return facts
 
 
-def _count_tiles(records: Iterable[Any], total: TileFacts, scene: SceneFacts) -> None:
+def _count_tiles(records: Iterable[TileRecord], total: TileFacts, scene: SceneFacts) -> None:
     for record in records:
         status = str(record.status)
         total.status[status] += 1
