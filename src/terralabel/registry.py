@@ -4,11 +4,15 @@ A package adds a backend with an entry point in the group of its kind:
 
     [project.entry-points."terralabel.masks"]
     mybackend = "mypackage.module:Factory"
+
+A name may carry an argument, ``timm:resnet50``: the factory of ``timm`` is then called with ``argument="resnet50"``.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -19,11 +23,15 @@ __all__ = ["create", "names"]
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     "masks": {
+        "everything": "terralabel.masks.everything:everything_on",
         "tree": "terralabel.masks.tree:TreeMasks",
     },
     "features": {
         "appearance": "terralabel.features.appearance:Appearance",
+        "hf": "terralabel.features.encoders:hf",
+        "mobilenet_v2": "terralabel.features.encoders:mobilenet_v2",
         "pooled": "terralabel.features.pooled:Pooled",
+        "timm": "terralabel.features.encoders:timm",
     },
     "clusters": {
         "kmeans": "terralabel.clusters.kmeans:OnlineKMeans",
@@ -31,8 +39,8 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     },
     "export": {
         "geotiff": "terralabel.export.rasters:GeoTiff",
-        "png": "terralabel.export.rasters:ClassPng",
-        "mmseg": "terralabel.export.rasters:MmsegFolders",
+        "png": "terralabel.export.folders:ClassPng",
+        "mmseg": "terralabel.export.folders:MmsegFolders",
         "geopackage": "terralabel.export.vectors:GeoPackage",
         "geoparquet": "terralabel.export.vectors:GeoParquet",
         "coco": "terralabel.export.coco:Coco",
@@ -52,17 +60,38 @@ def names(kind: str) -> list[str]:
 
 
 def create(kind: str, name: str, /, **settings: Any) -> Any:
-    """The backend `name` of a kind, made with `settings`; unknown names raise `SettingsError` with the nearest one."""
+    """The backend `name` or ``name:argument`` of a kind, made with `settings`.
+
+    Raises `SettingsError` for an unknown name (with the nearest known one) or an argument that is missing or not taken,
+    and `MissingExtraError` when the backend needs a package that is not installed.
+    """
     entries = _entries(kind)
+    if name not in entries:
+        name, _, argument = name.partition(":")
+        settings = {"argument": argument, **settings} if argument else settings
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise SettingsError(f"Unknown {kind} {name!r}; known: {', '.join(sorted(entries))}.{hint}")
-    module, _, attribute = entries[name].partition(":")
+    factory = _factory(kind, name, entries[name])
+    _check_argument(kind, name, factory, "argument" in settings)
+    return factory(**settings)
+
+
+def _factory(kind: str, name: str, place: str) -> Callable[..., Any]:
+    module, _, attribute = place.partition(":")
     try:
-        factory = getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("terralabel"):
             raise
-        raise MissingExtraError(f"{kind} {name!r} needs the package {error.name!r}: pip install 'terralabel[all]'.") from error
-    return factory(**settings)
+        raise MissingExtraError(f"{kind} {name!r} needs the package {error.name!r}: pip install {error.name}.") from error
+
+
+def _check_argument(kind: str, name: str, factory: Callable[..., Any], given: bool) -> None:
+    """Refuse ``appearance:x`` and a bare ``timm`` in the user's words."""
+    takes = inspect.signature(factory).parameters.get("argument")
+    if given and takes is None:
+        raise SettingsError(f"{kind} {name!r} takes no argument; give just {name!r}.")
+    if not given and takes is not None and takes.default is inspect.Parameter.empty:
+        raise SettingsError(f"{kind} {name!r} needs an argument: {name}:ARGUMENT, see `terralabel models list`.")

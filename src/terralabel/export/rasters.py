@@ -25,7 +25,7 @@ from terralabel.core.scene import Scene
 from terralabel.errors import ContractError, RunError, SpaceError
 from terralabel.export.styles import pam_categories, raster_style
 
-__all__ = ["GeoTiff", "label_environment", "write_label_raster"]
+__all__ = ["GeoTiff", "label_colors", "label_environment", "write_label_raster"]
 
 #: Side of the tiles inside a label raster, in pixels.
 _BLOCK = 512
@@ -133,7 +133,7 @@ def write_label_raster(
     tiles = _Tiles(scene.width, scene.height, classes.dtype)
     with atomic_path(final) as temporary, label_environment(final):
         with rasterio.open(temporary, "w", **_profile(scene, classes)) as target:
-            target.write_colormap(1, _colors(classes))
+            target.write_colormap(1, label_colors(classes))
             target.colorinterp = (ColorInterp.palette,)
             target.update_tags(AREA_OR_POINT="Area", TERRALABEL_CLASSES=classes.to_json(), **(tags or {}))
             for window, block in blocks:
@@ -168,7 +168,7 @@ def _profile(scene: Scene, classes: Classes) -> dict[str, object]:
     }
 
 
-def _colors(classes: Classes) -> dict[int, tuple[int, int, int, int]]:
+def label_colors(classes: Classes) -> dict[int, tuple[int, int, int, int]]:
     """The colour table; ids that are no class are black, no label is transparent."""
     return {**{entry.id: (*entry.rgb, 255) for entry in classes}, IGNORE: (0, 0, 0, 0)}
 

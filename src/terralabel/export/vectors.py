@@ -1,0 +1,239 @@
+"""Vector files: GeoPackage that QGIS opens coloured, GeoParquet for many objects, GeoJSON for the web."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyogrio
+import shapely
+
+from terralabel.contracts import RunView
+from terralabel.core.files import atomic_path
+from terralabel.errors import RunError
+from terralabel.export.features import (
+    LABEL_SCHEMA,
+    MASK_SCHEMA,
+    TILE_SCHEMA,
+    Outlines,
+    label_batches,
+    mask_batches,
+    tile_batches,
+)
+from terralabel.export.ground import CrsGroup, crs_groups
+from terralabel.export.styles import class_style, status_style
+
+__all__ = ["EXPORT_TABLE", "GeoJson", "GeoPackage", "GeoParquet"]
+
+#: The table in our GeoPackages that says what was exported, so that corrections can be told from subsets.
+EXPORT_TABLE = "terralabel_export"
+#: Times inside files are this, so that the same run always gives the same file.
+_TIME = "1970-01-01T00:00:00.000Z"
+
+
+def _batches(run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> Iterator[pa.RecordBatch]:
+    for scene in group.scenes:
+        if layer == "masks":
+            yield from mask_batches(run, scene, outlines)
+        elif layer == "labels":
+            yield from label_batches(run, scene, outlines)
+        else:
+            yield from tile_batches(run, scene)
+
+
+_LAYERS = {
+    "masks": (MASK_SCHEMA, "MultiPolygon"),
+    "labels": (LABEL_SCHEMA, "MultiPolygon"),
+    "tiles": (TILE_SCHEMA, "Polygon"),
+}
+
+
+def _file_names(groups: list[CrsGroup], stem: str, suffix: str) -> list[str]:
+    """One file per coordinate system; a single one needs no suffix."""
+    if len(groups) == 1:
+        return [f"{stem}{suffix}"]
+    return [f"{stem}-{group.suffix}{suffix}" for group in groups]
+
+
+@dataclass(frozen=True)
+class GeoPackage:
+    """`labels.gpkg` with the layers masks (objects), labels (classes, dissolved) and tiles, each with its QGIS style.
+
+    One file per coordinate system (`labels-epsg-32632.gpkg`, `labels-no-crs.gpkg`): none is reprojected and none invented.
+    Scenes without any placement are drawn at (column, -row), where QGIS shows such images.
+    """
+
+    simplify: float = 0.0
+    max_vertices: int = 0
+    name: str = "geopackage"
+
+    def export(self, run: RunView, out: Path) -> list[Path]:
+        """Write the files, streaming: memory does not grow with the number of objects."""
+        outlines = Outlines(self.simplify, self.max_vertices)
+        groups = crs_groups(run.scenes)
+        files = [out / name for name in _file_names(groups, "labels", ".gpkg")]
+        for group, final in zip(groups, files, strict=True):
+            with atomic_path(final) as temporary:
+                try:
+                    counts = {layer: _write_layer(temporary, run, group, layer, outlines) for layer in _LAYERS}
+                    _finish(temporary, run, group, outlines, counts)
+                finally:
+                    for side in ("-journal", "-wal", "-shm"):
+                        temporary.with_name(temporary.name + side).unlink(missing_ok=True)
+        return files
+
+
+def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> int:
+    """Stream one layer into the GeoPackage; returns the number of features."""
+    schema, geometry_type = _LAYERS[layer]
+    count = 0
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        nonlocal count
+        for batch in _batches(run, group, layer, outlines):
+            count += batch.num_rows
+            yield batch
+
+    options: dict[str, Any] = {} if group.crs is not None else {"SRID": "-1"}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")  # a coordinate system is never invented
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(schema, counted()),
+                path,
+                layer=layer,
+                driver="GPKG",
+                geometry_name="geometry",
+                geometry_type=geometry_type,
+                crs=group.crs.to_wkt() if group.crs is not None else None,
+                layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
+            )
+    except pyogrio.errors.DataSourceError as error:
+        raise RunError(f"GDAL could not write {path.name}: {' '.join(str(error).split())}.") from error
+    return count
+
+
+def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines, counts: dict[str, int]) -> None:
+    """Add styles and what was exported; fix the times; compact, which also makes the bytes depend on content only."""
+    classes = class_style(run.classes)
+    styles = [("masks", classes), ("labels", classes), ("tiles", status_style())]
+    with closing(sqlite3.connect(path)) as base, base:
+        base.execute(
+            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), "
+            "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
+            "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
+            "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+        )
+        base.executemany(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, styleQML, "
+            "styleSLD, useAsDefault, description, owner, update_time) VALUES ('', '', ?, 'geom', ?, ?, '', 1, ?, '', ?)",
+            [(layer, layer, qml, f"TerraLabel {layer}", _TIME) for layer, qml in styles],
+        )
+        base.execute(
+            f"CREATE TABLE {EXPORT_TABLE} (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, run_id TEXT NOT NULL, "
+            "scene TEXT NOT NULL, simplify DOUBLE NOT NULL, max_vertices INTEGER NOT NULL, masks INTEGER NOT NULL)"
+        )
+        base.executemany(
+            f"INSERT INTO {EXPORT_TABLE} (run_id, scene, simplify, max_vertices, masks) VALUES (?, ?, ?, ?, ?)",  # noqa: S608
+            [(run.id, scene.key, outlines.simplify, outlines.max_vertices, counts["masks"]) for scene in group.scenes],
+        )
+        base.executemany(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change) VALUES (?, 'attributes', ?, '', ?)",
+            [(table, table, _TIME) for table in ("layer_styles", EXPORT_TABLE)],
+        )
+        base.execute("UPDATE gpkg_contents SET last_change = ?", (_TIME,))
+    with closing(sqlite3.connect(path)) as base:
+        base.execute("VACUUM")
+
+
+@dataclass(frozen=True)
+class GeoParquet:
+    """`masks.parquet`, `labels.parquet` and `tiles.parquet` (GeoParquet 1.1: WKB, bounding boxes, PROJJSON), one set per CRS."""
+
+    simplify: float = 0.0
+    max_vertices: int = 0
+    name: str = "geoparquet"
+
+    def export(self, run: RunView, out: Path) -> list[Path]:
+        """Write the files in row groups, with page checksums."""
+        outlines = Outlines(self.simplify, self.max_vertices)
+        groups = crs_groups(run.scenes)
+        written = []
+        for layer in _LAYERS:
+            for group, name in zip(groups, _file_names(groups, layer, ".parquet"), strict=True):
+                written.append(out / name)
+                _write_parquet(written[-1], group, layer, _batches(run, group, layer, outlines))
+        return written
+
+
+_BOX = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
+
+
+def _write_parquet(final: Path, group: CrsGroup, layer: str, batches: Iterable[pa.RecordBatch]) -> None:
+    schema, geometry_type = _LAYERS[layer]
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": [geometry_type],
+        "crs": group.crs.to_json_dict() if group.crs is not None else None,
+        "edges": "planar",
+        "covering": {"bbox": {name: ["bbox", name] for name in ("xmin", "ymin", "xmax", "ymax")}},
+    }
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    full = schema.append(pa.field("bbox", _BOX)).with_metadata({"geo": json.dumps(geo)})
+    with (
+        atomic_path(final) as temporary,
+        pq.ParquetWriter(temporary, full, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for batch in batches:
+            bounds = shapely.bounds(shapely.from_wkb(batch.column("geometry").to_numpy(zero_copy_only=False)))
+            box = pa.StructArray.from_arrays([pa.array(side) for side in bounds.reshape(-1, 4).T], fields=list(_BOX))
+            writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, box], schema=full), row_group_size=65536)
+
+
+@dataclass(frozen=True)
+class GeoJson:
+    """`masks.geojson` and `labels.geojson` in WGS 84 longitude and latitude (RFC 7946), of the scenes that have a CRS."""
+
+    simplify: float = 0.0
+    max_vertices: int = 0
+    name: str = "geojson"
+
+    def export(self, run: RunView, out: Path) -> list[Path]:
+        """Write the files, streaming."""
+        outlines = Outlines(self.simplify, self.max_vertices)
+        groups = [group for group in crs_groups(run.scenes) if group.crs is not None]
+        if not groups:
+            raise RunError("GeoJSON is in longitude and latitude, and no scene has a coordinate system: use geopackage or coco.")
+        return [_write_geojson(out / f"{layer}.geojson", run, groups, layer, outlines) for layer in ("masks", "labels")]
+
+
+def _write_geojson(final: Path, run: RunView, groups: list[CrsGroup], layer: str, outlines: Outlines) -> Path:
+    from pyproj import Transformer
+
+    with atomic_path(final) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        separator = "\n"
+        for group in groups:
+            to_degrees = Transformer.from_crs(group.crs, "EPSG:4326", always_xy=True)
+
+            def degrees(xy: np.ndarray, to_degrees: Transformer = to_degrees) -> np.ndarray:
+                return np.stack(to_degrees.transform(xy[:, 0], xy[:, 1]), axis=1)
+
+            for batch in _batches(run, group, layer, outlines):
+                placed = shapely.from_wkb(batch.column("geometry").to_numpy(zero_copy_only=False))
+                geometry = shapely.to_geojson(shapely.orient_polygons(shapely.transform(placed, degrees)))
+                for row, shape in zip(batch.drop_columns(["geometry"]).to_pylist(), geometry, strict=True):
+                    properties = json.dumps(row, ensure_ascii=False)
+                    file.write(f'{separator}{{"type": "Feature", "properties": {properties}, "geometry": {shape}}}')
+                    separator = ",\n"
+        file.write("\n]}\n")
+    return final
