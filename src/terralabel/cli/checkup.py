@@ -13,7 +13,20 @@ from pathlib import Path
 
 __all__ = ["checkup"]
 
-_CORE = ("numpy", "scipy", "scikit-learn", "scikit-image", "opencv-python-headless", "rasterio", "pyarrow", "pyogrio", "shapely", "pyproj", "higra", "PIL:pillow")
+_CORE = (
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "opencv-python-headless",
+    "rasterio",
+    "pyarrow",
+    "pyogrio",
+    "shapely",
+    "pyproj",
+    "higra",
+    "PIL:pillow",
+)
 _EXTRA = ("torch", "torchvision", "timm", "transformers", "safetensors", "geopandas", "pycocotools")
 _MODULES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "opencv-python-headless": "cv2"}
 
@@ -42,8 +55,13 @@ def _machine() -> tuple[bool, list[str]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     supported = sys.version_info >= (3, 11)
     return supported, [
-        _line(supported, f"Python {platform.python_version()} on {platform.system()} {platform.machine()} (3.11 or newer needed)"),
-        _line(True, f"{cores} cores, {memory.total / 1e9:.0f} GB memory ({memory.available / 1e9:.0f} free), {disk.free / 1e9:.0f} GB free in this folder"),
+        _line(
+            supported, f"Python {platform.python_version()} on {platform.system()} {platform.machine()} (3.11 or newer needed)"
+        ),
+        _line(
+            True,
+            f"{cores} cores, {memory.total / 1e9:.0f} GB memory ({memory.available / 1e9:.0f} free), {disk.free / 1e9:.0f} GB free in this folder",
+        ),
     ]
 
 
@@ -66,7 +84,12 @@ def _drivers() -> tuple[bool, list[str]]:
         from rasterio.drivers import raster_driver_extensions
 
         drivers = set(raster_driver_extensions().values())
-        wanted: list[tuple[str, Callable[[], bool]]] = [("GTiff", lambda: "GTiff" in drivers), ("PNG", lambda: "PNG" in drivers), ("JPEG", lambda: "JPEG" in drivers), ("JP2OpenJPEG", lambda: "JP2OpenJPEG" in drivers)]
+        wanted: list[tuple[str, Callable[[], bool]]] = [
+            ("GTiff", lambda: "GTiff" in drivers),
+            ("PNG", lambda: "PNG" in drivers),
+            ("JPEG", lambda: "JPEG" in drivers),
+            ("JP2OpenJPEG", lambda: "JP2OpenJPEG" in drivers),
+        ]
         have = [name for name, test in wanted if test()]
         return "GTiff" in have, [_line(len(have) == len(wanted), f"GDAL {rasterio.__gdal_version__} reads {', '.join(have)}")]
     except ImportError as error:
@@ -77,7 +100,11 @@ def _cache() -> tuple[bool, list[str]]:
     from terralabel.nets.weights import cache_folder
 
     folder = cache_folder()
-    return True, [_line(True, f"weights cache {folder} ({'there' if folder.is_dir() else 'not made yet'}); set TERRALABEL_CACHE to move it")]
+    return True, [
+        _line(
+            True, f"weights cache {folder} ({'there' if folder.is_dir() else 'not made yet'}); set TERRALABEL_CACHE to move it"
+        )
+    ]
 
 
 def _extras() -> tuple[bool, list[str]]:
@@ -88,7 +115,11 @@ def _extras() -> tuple[bool, list[str]]:
         except PackageNotFoundError:
             continue
     missing = [p for p in _EXTRA if not any(h.startswith(p + " ") for h in have)]
-    lines = [_line(True, f"optional: {', '.join(have) or 'none installed'}" + (f"; not here: {', '.join(missing)}" if missing else ""))]
+    lines = [
+        _line(
+            True, f"optional: {', '.join(have) or 'none installed'}" + (f"; not here: {', '.join(missing)}" if missing else "")
+        )
+    ]
     if any(h.startswith("torch ") for h in have):
         import torch
 

@@ -37,7 +37,9 @@ def clusters(
 def align(
     run: RunArgument,
     truth: Annotated[Path, typer.Option("--truth", help="Folder of class-id masks with the images' stems.")],
-    match: Annotated[str, typer.Option("--match", help="majority (many clusters to a class) or hungarian (one to one).")] = "majority",
+    match: Annotated[
+        str, typer.Option("--match", help="majority (many clusters to a class) or hungarian (one to one).")
+    ] = "majority",
     names: Annotated[str, typer.Option("--names", help="Class names: 1=building,2=road or a class map JSON.")] = "",
     ignore: Annotated[str, typer.Option("--ignore", help="Truth ids that mean 'no label', comma-separated.")] = "255",
 ) -> int:

@@ -15,11 +15,20 @@ __all__ = ["demo", "label"]
 
 @with_settings(LabelSettings)
 def label(
-    sources: Annotated[list[Path], typer.Argument(help="Images, folders, a text file that lists images, one mosaic, or an mmseg root.", metavar="SOURCE...")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images, folders, a text file that lists images, one mosaic, or an mmseg root.", metavar="SOURCE..."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: made if new, resumed if it is there.")],
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and what it needs; write nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Go on although the settings differ from the run's; corrections are kept.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and what it needs; write nothing.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Go on although the settings differ from the run's; corrections are kept.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     **flags: Any,
 ) -> int:
@@ -43,7 +52,9 @@ def label(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images, run, exports, report and picture.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for images, run, exports, report and picture.")] = Path(
+        "demo"
+    ),
     scenes: Annotated[int, typer.Option(help="Number of generated scenes.", min=1, max=100)] = 4,
     size: Annotated[int, typer.Option(help="Side of a scene, pixels.", min=128, max=4096)] = 512,
     seed: Annotated[int, typer.Option(help="Seed of the scenes and of the clusters.", min=0)] = 0,

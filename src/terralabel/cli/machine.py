@@ -27,7 +27,9 @@ def models_list() -> int:
 @models.command("pull")
 def models_pull(
     name: Annotated[str, typer.Argument(help="A name from `models list`.")],
-    file: Annotated[Path | None, typer.Option("--file", help="Take this file, fetched elsewhere, instead of downloading.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Take this file, fetched elsewhere, instead of downloading.")
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network; say what to fetch.")] = False,
 ) -> int:
     """Put a checkpoint into the cache, checked by sha256.

@@ -47,7 +47,9 @@ def _parameter(item: dataclasses.Field[Any]) -> inspect.Parameter:
         kind = str | None  # text here, cast and checked by `core.settings` so that every door gives the same messages
         flag = f"--{item.name.replace('_', '-')}"
     text = f"{sentence(item)} [default: {_shown(default)}]"
-    option = typer.Option(flag, help=text, rich_help_panel=item.metadata.get("group") or None, show_default=False, metavar=_metavar(item))
+    option = typer.Option(
+        flag, help=text, rich_help_panel=item.metadata.get("group") or None, show_default=False, metavar=_metavar(item)
+    )
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
@@ -71,7 +73,11 @@ def gather(owner: type, flags: Mapping[str, Any], config: Path | None) -> Any:
 
         for name, (value, where) in read_config(config).items():
             try:
-                values.update(dataclasses.asdict(from_mapping(owner, {name: value}, where), dict_factory=lambda p, n=name: {k: v for k, v in p if k == n}))
+                values.update(
+                    dataclasses.asdict(
+                        from_mapping(owner, {name: value}, where), dict_factory=lambda p, n=name: {k: v for k, v in p if k == n}
+                    )
+                )
             except SettingsError as error:
                 text = str(error)
                 raise SettingsError(text if text.startswith(where) else f"{where}{text}") from error

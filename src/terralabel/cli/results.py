@@ -30,7 +30,12 @@ def status(
 def export(
     run: RunArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="One or more of geotiff, geopackage, geoparquet, coco, yolo, mmseg, png, comma-separated.")] = "geotiff,geopackage",  # noqa: A002
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", "-f", help="One or more of geotiff, geopackage, geoparquet, coco, yolo, mmseg, png, comma-separated."
+        ),
+    ] = "geotiff,geopackage",  # noqa: A002
 ) -> int:
     """Write a run's labels in formats other programs open.
 

@@ -62,7 +62,7 @@ class Classes:
             twice = sorted({c for c in clusters if clusters.count(c) > 1})
             raise InputError(f"Cluster {twice[0]} belongs to two classes; a cluster has one class.", "bad-class-map")
 
-    def __iter__(self):  # noqa: ANN204 - iterates ClassEntry
+    def __iter__(self):
         return iter(self.entries)
 
     def __len__(self) -> int:
@@ -77,9 +77,7 @@ class Classes:
     @classmethod
     def of_clusters(cls, count: int) -> Classes:
         """One class per cluster, named "cluster K"; class ids equal cluster ids except that 255 is stepped over."""
-        return cls(
-            tuple(ClassEntry(k if k < IGNORE else k + 1, f"cluster {k}", distinct_color(k), (k,)) for k in range(count))
-        )
+        return cls(tuple(ClassEntry(k if k < IGNORE else k + 1, f"cluster {k}", distinct_color(k), (k,)) for k in range(count)))
 
     @property
     def of_cluster(self) -> dict[int, int]:
@@ -101,9 +99,7 @@ class Classes:
             {
                 "version": 1,
                 "ignore_index": IGNORE,
-                "classes": [
-                    {"id": e.id, "name": e.name, "color": e.color, "clusters": list(e.clusters)} for e in self.entries
-                ],
+                "classes": [{"id": e.id, "name": e.name, "color": e.color, "clusters": list(e.clusters)} for e in self.entries],
             },
             indent=2,
             ensure_ascii=False,

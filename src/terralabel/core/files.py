@@ -33,7 +33,9 @@ def space_error(error: OSError, path: Path) -> SpaceError | None:
     """The `SpaceError` to raise instead of `error`, or None when it is about something else."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
-        return SpaceError(f"Disk full while writing {path} ({free / 1e6:.1f} MB free): free some space and run the same command again.")
+        return SpaceError(
+            f"Disk full while writing {path} ({free / 1e6:.1f} MB free): free some space and run the same command again."
+        )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return SpaceError(f"Cannot write {path}: {os.strerror(error.errno)}. Choose a folder you may write to.")
     return None

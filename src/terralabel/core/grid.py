@@ -80,7 +80,12 @@ def plan_tiles(scene: str, width: int, height: int, tile_size: int, overlap: int
     columns = _spans(width, tile_size, overlap)
     return [
         TilePlan(
-            f"{scene}:{row:05d}:{column:05d}", scene, row, column, Window(x, y, x1 - x, y1 - y), Window(cx, cy, cx1 - cx, cy1 - cy)
+            f"{scene}:{row:05d}:{column:05d}",
+            scene,
+            row,
+            column,
+            Window(x, y, x1 - x, y1 - y),
+            Window(cx, cy, cx1 - cx, cy1 - cy),
         )
         for row, (y, y1, cy, cy1) in enumerate(_spans(height, tile_size, overlap))
         for column, (x, x1, cx, cx1) in enumerate(columns)

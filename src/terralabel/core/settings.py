@@ -64,7 +64,11 @@ def coerce(owner: type, name: str, value: Any, where: str = "") -> Any:
 
 
 def _cast(kind: Any, value: Any, label: str) -> Any:
-    options = [o for o in typing.get_args(kind)] if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union else [kind]
+    options = (
+        [o for o in typing.get_args(kind)]
+        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+        else [kind]
+    )
     if value is None:
         if type(None) in options:
             return None
@@ -94,7 +98,11 @@ def _cast_one(kind: Any, value: Any) -> Any:
         return _NO
     try:
         if kind is int:
-            return int(value) if isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit()) else _NO
+            return (
+                int(value)
+                if isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit())
+                else _NO
+            )
         if kind is float:
             number = float(value)
             return number if math.isfinite(number) else _NO

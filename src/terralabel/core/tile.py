@@ -51,7 +51,9 @@ class Tile:
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @classmethod
-    def from_array(cls, pixels: np.ndarray, valid: np.ndarray | None = None, *, key: str = "array", sensor: str = "optical") -> Tile:
+    def from_array(
+        cls, pixels: np.ndarray, valid: np.ndarray | None = None, *, key: str = "array", sensor: str = "optical"
+    ) -> Tile:
         """A tile around a bare (H, W) or (H, W, C) uint8 array: for notebooks, tests and prompts."""
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         window = Window(0, 0, pixels.shape[1], pixels.shape[0])

@@ -38,7 +38,9 @@ def resolve(settings: LabelSettings) -> tuple[str, str, str]:
     if features == "auto":
         features = "appearance" if masks == "tree" else "pooled"
     if features == "pooled" and masks == "tree":
-        raise SettingsError("features pooled: the tree masks have no network to pool from; use --features appearance or an encoder's name.")
+        raise SettingsError(
+            "features pooled: the tree masks have no network to pool from; use --features appearance or an encoder's name."
+        )
     return masks, features, why
 
 

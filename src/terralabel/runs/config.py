@@ -34,7 +34,9 @@ def read_config(path: Path) -> dict[str, tuple[Any, str]]:
     try:
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
             if isinstance(token, (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)):
-                raise SettingsError(f"{path}:{token.start_mark.line + 1}: aliases, anchors and tags are not allowed; write the value out.")
+                raise SettingsError(
+                    f"{path}:{token.start_mark.line + 1}: aliases, anchors and tags are not allowed; write the value out."
+                )
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

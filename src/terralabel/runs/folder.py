@@ -1,15 +1,15 @@
 """The run folder: what is where, who may write, and what it was made with.
 
-    RUN/
-      manifest.json      settings, versions, backends, inputs: equal for equal runs (no times in it)
-      history.jsonl      one line per invocation: command, times, counts, outcome
-      scenes.parquet     every input image: key, source, size, georeference, sha256
-      radiometry.json    the data set's stretch
-      classes.json       the class map; a person's names and merges live here
-      corrections/       what a person drew or changed; no rerun touches it
-      parts/STAGE/       Parquet parts, `SHARD-DIGEST.parquet`
-      labels/            one label raster per scene: the result
-      report.html
+RUN/
+  manifest.json      settings, versions, backends, inputs: equal for equal runs (no times in it)
+  history.jsonl      one line per invocation: command, times, counts, outcome
+  scenes.jsonl       every input image: key, source, size, georeference, sha256
+  radiometry.json    the data set's stretch
+  classes.json       the class map; a person's names and merges live here
+  corrections/       what a person drew or changed; no rerun touches it
+  parts/STAGE/       Parquet parts, `SHARD-DIGEST.parquet`
+  labels/            one label raster per scene: the result
+  report.html
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RunFolder:
 
     manifest_path = property(lambda self: self.path / "manifest.json")
     history_path = property(lambda self: self.path / "history.jsonl")
-    scenes_path = property(lambda self: self.path / "scenes.parquet")
+    scenes_path = property(lambda self: self.path / "scenes.jsonl")
     radiometry_path = property(lambda self: self.path / "radiometry.json")
     classes_path = property(lambda self: self.path / "classes.json")
     corrections_path = property(lambda self: self.path / "corrections")
@@ -68,7 +68,9 @@ class RunFolder:
             if self.path.exists() and not self.path.is_dir():
                 raise RunError(f"{self.path} is a file; give a folder for the run.")
             if self.path.is_dir() and not self.exists:
-                foreign = [p.name for p in self.path.iterdir() if p.name not in _OWN and not p.name.startswith(TEMPORARY_PREFIX)]
+                foreign = [
+                    p.name for p in self.path.iterdir() if p.name not in _OWN and not p.name.startswith(TEMPORARY_PREFIX)
+                ]
                 if foreign:
                     raise RunError(
                         f"{self.path} is not empty and not a run (it holds {foreign[0]!r}): give a new or an empty folder."
@@ -81,7 +83,9 @@ class RunFolder:
         """The manifest; `RunError` when the folder is no run or of another format."""
         if not self.exists:
             known = "it does not exist" if not self.path.exists() else "it has no manifest.json"
-            raise RunError(f"{self.path} is not a TerraLabel run ({known}): start one with `terralabel label SOURCE --out {self.path}`.")
+            raise RunError(
+                f"{self.path} is not a TerraLabel run ({known}): start one with `terralabel label SOURCE --out {self.path}`."
+            )
         try:
             manifest = json.loads(self.manifest_path.read_text(encoding="utf-8"))
             found = manifest["format"]
@@ -98,7 +102,9 @@ class RunFolder:
     def note_history(self, entry: Mapping[str, Any]) -> None:
         """Append one line; the only file in a run that carries times."""
         with open(self.history_path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **entry}, ensure_ascii=False) + "\n")
+            handle.write(
+                json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **entry}, ensure_ascii=False) + "\n"
+            )
 
     def history(self) -> list[dict[str, Any]]:
         """All invocations, oldest first; a line cut off by a crash is passed over."""
@@ -149,4 +155,4 @@ class RunFolder:
         return count
 
 
-_OWN = {".lock", "history.jsonl", "parts", "scenes.parquet", "radiometry.json", "corrections", "labels", "classes.json"}
+_OWN = {".lock", "history.jsonl", "parts", "scenes.jsonl", "radiometry.json", "corrections", "labels", "classes.json"}

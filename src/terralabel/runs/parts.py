@@ -7,7 +7,8 @@ reading, and equal content gives equal bytes. Columns are plain arrays: (n,), (n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,17 @@ import pyarrow.parquet as pq
 from terralabel.core.files import atomic_path
 from terralabel.errors import RunError
 
-__all__ = ["Part", "Ragged", "read_notes", "read_part", "row_count", "write_part"]
+__all__ = [
+    "Part",
+    "Ragged",
+    "column_width",
+    "iterate_part",
+    "read_notes",
+    "read_part",
+    "row_count",
+    "stream_part",
+    "write_part",
+]
 
 _NOTES = b"terralabel"
 
@@ -30,6 +41,9 @@ class Ragged:
 
     values: np.ndarray
     offsets: np.ndarray
+
+
+Columns = Mapping[str, np.ndarray | Ragged]
 
 
 @dataclass(frozen=True)
@@ -60,31 +74,71 @@ def _to_numpy(column: pa.ChunkedArray) -> np.ndarray | Ragged:
     return array.to_numpy(zero_copy_only=False)
 
 
-def write_part(final: Path, columns: Mapping[str, np.ndarray | Ragged], notes: Mapping[str, Any]) -> None:
+def write_part(final: Path, columns: Columns, notes: Mapping[str, Any]) -> None:
     """Write a part; the file appears whole or not at all."""
-    table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
-    text = json.dumps(notes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    table = table.replace_schema_metadata({_NOTES: text.encode()})
+    with stream_part(final, notes) as append:
+        append(columns)
+
+
+@contextmanager
+def stream_part(final: Path, notes: Mapping[str, Any]) -> Iterator[Callable[[Columns], None]]:
+    """Write a part batch by batch: yields a function that appends rows; `notes` may be filled until the end.
+
+    The file appears whole when the block ends, or not at all. At least one batch is needed: it sets the columns' types.
+    """
+    writer: pq.ParquetWriter | None = None
     with atomic_path(final) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True, row_group_size=1 << 17, use_dictionary=False)
+
+        def append(columns: Columns) -> None:
+            nonlocal writer
+            table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
+            if writer is None:
+                writer = pq.ParquetWriter(
+                    temporary, table.schema, compression="zstd", write_page_checksum=True, use_dictionary=False
+                )
+            writer.write_table(table, row_group_size=1 << 17)
+
+        try:
+            yield append
+            if writer is None:
+                raise RunError(f"{final.name}: a part needs at least one batch, even an empty one.")
+            text = json.dumps(notes, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+            writer.add_key_value_metadata({_NOTES: text.encode()})
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> Part:
     """Read a part, or some of its columns; a damaged one raises `RunError` that says to delete it."""
     try:
         table = pq.read_table(path, columns=columns, page_checksum_verification=True, memory_map=False, use_threads=False)
-        notes = json.loads((table.schema.metadata or {})[_NOTES])
-        return Part({name: _to_numpy(table.column(name)) for name in table.column_names}, notes)
+        return Part({name: _to_numpy(table.column(name)) for name in table.column_names}, read_notes(path))
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing from the run: run the same command again to make it.") from error
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} is damaged ({_first_line(error)}): delete it and run the same command again.") from error
 
 
+def iterate_part(
+    path: Path, columns: list[str] | None = None, rows: int = 1 << 15
+) -> Iterator[Mapping[str, np.ndarray | Ragged]]:
+    """The columns of a part in batches of at most `rows` rows, in order: memory for one batch only."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True, memory_map=False, pre_buffer=False) as file:
+            for batch in file.iter_batches(rows, columns=columns, use_threads=False):
+                table = pa.table(batch)
+                yield {name: _to_numpy(table.column(name)) for name in table.column_names}
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing from the run: run the same command again to make it.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{path} is damaged ({_first_line(error)}): delete it and run the same command again.") from error
+
+
 def read_notes(path: Path) -> Mapping[str, Any]:
     """Only the notes of a part: costs the file's footer."""
     try:
-        return json.loads((pq.read_schema(path).metadata or {})[_NOTES])
+        return json.loads((pq.read_metadata(path).metadata or {})[_NOTES])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} is damaged ({_first_line(error)}): delete it and run the same command again.") from error
 
@@ -92,6 +146,12 @@ def read_notes(path: Path) -> Mapping[str, Any]:
 def row_count(path: Path) -> int:
     """Rows of a part: costs the file's footer."""
     return pq.read_metadata(path).num_rows
+
+
+def column_width(path: Path, column: str) -> int:
+    """d of a two-dimensional column (n, d): costs the file's footer; 0 for a part written without any row or column."""
+    kind = pq.read_schema(path).field(column).type
+    return kind.list_size if row_count(path) else 0
 
 
 def _first_line(error: BaseException) -> str:

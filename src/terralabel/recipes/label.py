@@ -1,0 +1,293 @@
+"""ALPS, the labelling half (arXiv 2406.10855, section III): imagery in, class rasters out.
+
+imagery -> masks -> filtering gate -> features -> stitched objects -> clusters -> painted labels
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from terralabel.contracts import Clusterer
+from terralabel.core.files import atomic_path
+from terralabel.core.settings import changed
+from terralabel.errors import RunError
+from terralabel.recipes import ingest
+from terralabel.recipes.backends import make_clusterer, make_extractor, make_generator, resolve
+from terralabel.recipes.layout import Backends, Layout
+from terralabel.recipes.measuring import MeasureJob, measure_shard, probe_tile
+from terralabel.recipes.painting import AssignJob, assign_group
+from terralabel.recipes.relabel import corrections_digest, refresh_labels, settle_classes
+from terralabel.recipes.run import Run, open_run
+from terralabel.recipes.settings import LabelSettings, stored
+from terralabel.recipes.stitching import LinkJob, ObjectJob, gather_objects, link_shard
+from terralabel.runs.engine import Crash, Engine, engine_for
+from terralabel.runs.folder import FORMAT, RunFolder
+from terralabel.runs.parts import iterate_part
+from terralabel.runs.progress import Progress, Silent
+
+__all__ = ["estimate", "label", "label_settings"]
+
+
+def label(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Run:
+    """Label imagery without labels; resumes a run that is there.
+
+    `sources`: images, folders, list files, an mmseg root, or a list of them; `out`: the run folder;
+    `settings`: any field of `LabelSettings` by name. Returns the run. Raises `TerraLabelError` when nothing could start;
+    inputs and tiles that fail are rows of the run (`run.failures`), never exceptions.
+
+        >>> import terralabel as tl
+        >>> run = tl.label("images", "run", clusters=12)  # doctest: +SKIP
+    """
+    paths = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    return label_settings(paths, Path(out), LabelSettings(**settings), overwrite=overwrite, progress=progress)
+
+
+def label_settings(
+    sources: Sequence[str | Path],
+    out: Path,
+    settings: LabelSettings,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """`label` with the settings in one value."""
+    progress = progress or Silent()
+    found = ingest.find(sources, out, settings)
+    generator, extractor = make_generator(settings), make_extractor(settings)  # a wrong name stops here
+    folder = RunFolder(out)
+    folder.create()
+    with folder.lock(progress.say), _noted(folder, sources, settings) as note:
+        _check_settings(folder, settings, overwrite)
+        _, _, why = resolve(settings)
+        if why:
+            progress.say(why)
+        engine = engine_for(settings.worker_count)
+        with note("ingest"):
+            ingested = ingest.ingest(folder, found, settings, engine, progress)
+        clusterer = make_clusterer(settings, getattr(extractor, "scaling", "standard"))
+        layout = Layout(folder, settings, ingested.scenes, Backends.of(generator, extractor, clusterer.name))
+        folder.write_manifest(_manifest(layout, settings, ingested))
+        with note("masks and features"):
+            note.add(_measure(layout, engine, progress))
+        with note("objects"):
+            _stitch(layout, engine, progress)
+        with note("clusters"):
+            _cluster(layout, clusterer, engine, progress)
+        with note("labels"):
+            settle_classes(layout, progress)
+            refresh_labels(layout, engine, progress)
+        folder.remove_unused_parts(layout.kept(folder.classes_path.read_text(encoding="utf-8"), corrections_digest(layout)))
+        folder.write_manifest({**folder.manifest(), "finished": True})
+    return open_run(out)
+
+
+def estimate(sources: Sequence[str | Path], settings: LabelSettings, out: Path) -> str:
+    """What `--dry-run` prints: images, tiles, memory, disk; writes nothing."""
+    from terralabel.recipes.dry_run import dry_run
+
+    return dry_run(ingest.find(sources, out, settings), settings, out)
+
+
+# -------------------------------------------------------------------------------------------------------------- stages
+
+
+def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, float]:
+    """Masks and features of every tile; tiles that kill their worker are quarantined alone."""
+    jobs = [layout.measure_job(group, shard) for group, shard in layout.shards()]
+    todo = [job for job in jobs if not (job.masks.exists() and job.features.exists())]
+    tiles = sum(len(job.shard.tiles) for job in jobs)
+    progress.start("masks", tiles, "tiles", tiles - sum(len(job.shard.tiles) for job in todo))
+    clock: dict[str, float] = {}
+    for job, summary in engine.map(measure_shard, todo):
+        if isinstance(summary, Crash):
+            summary = _quarantine(job, summary, engine, progress)
+        for name, seconds in summary["clock"].items():
+            clock[name] = clock.get(name, 0.0) + seconds
+        for row in summary["failed"]:
+            progress.say(f"failed: tile {row['key']}: {row['reason']}")
+        progress.advance(summary["tiles"])
+    progress.finish()
+    return {f"{name}_cpu_s": round(seconds, 2) for name, seconds in clock.items()}
+
+
+def _quarantine(job: MeasureJob, crash: Crash, engine: Engine, progress: Progress) -> dict[str, Any]:
+    """Find, one by one, the tiles of a shard that kill their worker; do the shard without them."""
+    progress.say(f"shard {job.shard.name}: {crash.reason}; looking for the tile")
+    alone = [replace(job, shard=replace(job.shard, tiles=(tile,))) for tile in job.shard.tiles]
+    outcomes = {probe.shard.tiles[0].key: outcome for probe, outcome in engine.map(probe_tile, alone)}
+    guilty = tuple((key, f"crash: {o.reason}") for key, o in sorted(outcomes.items()) if isinstance(o, Crash))
+    for _, summary in engine.map(measure_shard, [replace(job, skip=guilty)]):
+        if not isinstance(summary, Crash):
+            return summary
+    everything = tuple((tile.key, f"crash: {crash.reason}") for tile in job.shard.tiles)
+    for _, summary in engine.map(measure_shard, [replace(job, skip=everything)]):
+        if not isinstance(summary, Crash):
+            return summary
+    raise RunError(
+        f"Worker processes keep dying in shard {job.shard.name} ({crash.reason}): try --workers 1 or a smaller --tile-size."
+    )
+
+
+def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
+    """One object across seams: links per shard, then objects per group."""
+    links = [
+        LinkJob(group, position, layout.mask_paths(group), layout.link_path(group, shard))
+        for group in layout.groups
+        if layout.has_seams(group)
+        for position, shard in enumerate(group.shards)
+    ]
+    _run_missing("seams", "shards", link_shard, links, lambda job: job.out, engine, progress)
+    objects = [
+        ObjectJob(
+            group,
+            layout.mask_paths(group),
+            layout.feature_paths(group),
+            layout.link_paths(group),
+            layout.pieces_path(group),
+            layout.objects_path(group),
+            layout.object_features_path(group),
+        )
+        for group in layout.groups
+    ]
+    # the pieces are written last, so they stand for all three
+    _run_missing("objects", "groups", gather_objects, objects, lambda job: job.pieces, engine, progress)
+
+
+def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Progress) -> None:
+    """Fit once, here; then every group looks up its objects."""
+    state = layout.clusterer_path()
+    if not state.exists():
+        progress.start("clusters", 1, "fits")
+        clusterer.fit(lambda: _training_features(layout))
+        with atomic_path(state) as temporary, open(temporary, "wb") as handle:
+            np.savez(handle, **clusterer.state())
+        progress.advance()
+        progress.finish()
+    jobs = [
+        AssignJob(layout.object_features_path(group), state, layout.backends.clusters, layout.assigned_path(group))
+        for group in layout.groups
+    ]
+    _run_missing("assign", "groups", assign_group, jobs, lambda job: job.out, engine, progress)
+
+
+def _training_features(layout: Layout) -> Iterable[np.ndarray]:
+    """Feature batches of the objects that clusters are fitted on: all, or train only where there are splits."""
+    splits = {scene.split for group in layout.groups for scene in group.scenes}
+    train_only = "train" in splits and not layout.settings.transductive
+    for group in layout.groups:
+        wanted = np.array([scene.split in (None, "train") or not train_only for scene in group.scenes])
+        if not wanted.any():
+            continue
+        owners = iterate_part(layout.objects_path(group), ["scene"])
+        for rows, batch in zip(owners, iterate_part(layout.object_features_path(group)), strict=True):
+            keep = wanted[np.asarray(rows["scene"])]
+            features = np.asarray(batch["feature"])
+            if features.shape[1] and keep.any():
+                yield features if keep.all() else features[keep]
+
+
+def _run_missing(
+    stage: str,
+    unit: str,
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    target: Callable[[Any], Path],
+    engine: Engine,
+    progress: Progress,
+) -> None:
+    """Run the jobs whose part is not there yet."""
+    todo = [job for job in jobs if not target(job).exists()]
+    if not todo:
+        return
+    progress.start(stage, len(jobs), unit, len(jobs) - len(todo))
+    for _, summary in engine.map(function, todo):
+        if isinstance(summary, Crash):
+            raise RunError(f"{stage}: {summary.reason}; run the same command again, with fewer --workers if memory is short.")
+        progress.advance()
+    progress.finish()
+
+
+# ------------------------------------------------------------------------------------------------------------ manifest
+
+
+def _check_settings(folder: RunFolder, settings: LabelSettings, overwrite: bool) -> None:
+    """Refuse to go on with other settings than the run's, unless asked to."""
+    if not folder.exists:
+        return
+    different = changed(folder.manifest()["settings"], settings)
+    if different and not overwrite:
+        raise RunError(
+            f"{folder.path} was made with other settings ({'; '.join(different)}): use the same ones, another --out,"
+            " or --overwrite to relabel (finished parts that still fit are reused, corrections are kept)."
+        )
+
+
+def _manifest(layout: Layout, settings: LabelSettings, ingested: ingest.Ingested) -> dict[str, Any]:
+    before = layout.folder.manifest() if layout.folder.exists else {}
+    return {
+        "format": FORMAT,
+        "terralabel": version("terralabel"),
+        "run_id": layout.run_id,
+        "settings": stored(settings),
+        "backends": asdict(layout.backends),
+        "scenes": len(ingested.scenes),
+        "failed_sources": len(ingested.failures),
+        "finished": False,
+        **({"classes": before["classes"]} if "classes" in before else {}),
+    }
+
+
+class _Note:
+    """Collects what goes into history.jsonl: seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Any:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(time.perf_counter() - began, 2)
+
+    def add(self, seconds: dict[str, float]) -> None:
+        self.seconds.update(seconds)
+
+
+@contextmanager
+def _noted(folder: RunFolder, sources: Sequence[str | Path], settings: LabelSettings) -> Any:
+    """One line of history per invocation, however it ends (but for a kill)."""
+    note, outcome = _Note(), "failed"
+    began = time.perf_counter()
+    try:
+        yield note
+        outcome = "finished"
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+        raise
+    finally:
+        entry = {
+            "verb": "label",
+            "sources": [str(s) for s in sources],
+            "settings": stored(settings),
+            "workers": settings.worker_count,
+        }
+        folder.note_history(
+            {**entry, "outcome": outcome, "seconds": round(time.perf_counter() - began, 2), "stages": note.seconds}
+        )

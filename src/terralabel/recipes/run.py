@@ -1,0 +1,322 @@
+"""A run as people and exporters see it: read-only, whatever its size."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from terralabel import registry
+from terralabel.core.classes import IGNORE, Classes
+from terralabel.core.grid import Window
+from terralabel.core.objects import Objects
+from terralabel.core.scene import Scene
+from terralabel.errors import RunError, SettingsError
+from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
+from terralabel.recipes.layout import Layout, recorded
+from terralabel.recipes.plan import Group
+from terralabel.recipes.settings import LabelSettings
+from terralabel.recipes.stitching import scene_tiles
+from terralabel.runs.folder import RunFolder
+from terralabel.runs.parts import Ragged, iterate_part, read_notes, read_part
+from terralabel.runs.progress import Progress, Silent
+
+__all__ = ["Run", "TileRow", "export_run", "open_run", "report_run"]
+
+
+@dataclass(frozen=True)
+class TileRow:
+    """What the ledger says of one tile: `status` is "ok", "empty", "nodata", "failed", or "pending" before its turn."""
+
+    key: str
+    window: Window
+    core: Window
+    status: str
+    reason: str
+    masks: int
+    dropped: dict[str, int]
+
+
+class Run:
+    """A run folder, opened; implements `contracts.RunView`. Made by `open_run` and `label`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.path = folder.path
+        self.manifest: dict[str, Any] = folder.manifest()
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in self.manifest["settings"].items()}
+        self.settings = LabelSettings(**settings)
+        ingested = load_scenes(folder)
+        self.scenes: tuple[Scene, ...] = ingested.scenes
+        self.failed_sources: tuple[Failure, ...] = ingested.failures
+        self.layout = Layout(folder, self.settings, self.scenes, recorded(self.manifest))
+
+    # ----------------------------------------------------------------------------------------------- what it is made of
+
+    @property
+    def id(self) -> str:
+        """16 hex digits: equal for equal inputs, settings and backends."""
+        return str(self.manifest["run_id"])
+
+    @property
+    def masks_name(self) -> str:
+        """Name of the mask generator."""
+        return self.layout.backends.masks.split()[0]
+
+    @property
+    def classes(self) -> Classes:
+        """The class map as it stands."""
+        try:
+            return Classes.from_json(self.folder.classes_path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"{self.path} has no classes yet: finish it with the same `terralabel label` command.") from error
+
+    @property
+    def finished(self) -> bool:
+        """True when `label` has come to its end."""
+        return bool(self.manifest.get("finished"))
+
+    @cached_property
+    def _scene(self) -> dict[str, Scene]:
+        return {scene.key: scene for scene in self.scenes}
+
+    @cached_property
+    def _group_of(self) -> dict[str, tuple[Group, int]]:
+        return {scene.key: (group, i) for group in self.layout.groups for i, scene in enumerate(group.scenes)}
+
+    def source_path(self, scene_key: str) -> Path:
+        """The input image."""
+        return Path(self._scene[scene_key].source)
+
+    def label_path(self, scene_key: str) -> Path:
+        """The label raster: GeoTIFF on the source grid, class ids, nodata 255."""
+        path = self.layout.label_path(self._scene[scene_key])
+        if not path.is_file():
+            raise RunError(f"{path} is not there yet: finish the run with the same `terralabel label` command.")
+        return path
+
+    # ------------------------------------------------------------------------------------------------------------ ledger
+
+    def tiles(self, scene_key: str) -> Iterator[TileRow]:
+        """The tiles of a scene in the order of processing."""
+        group, index = self._group_of[scene_key]
+        _, tiles = list(scene_tiles(group))[index]
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for shard, position, plan in tiles:
+            if shard not in rows:
+                path = self.layout.masks_path(group.shards[shard])
+                rows[shard] = list(read_notes(path)["tiles"]) if path.exists() else []
+            if rows[shard]:
+                row = rows[shard][position]
+                yield TileRow(plan.key, plan.window, plan.core, row["status"], row["reason"], row["masks"], row["dropped"])
+            else:
+                yield TileRow(plan.key, plan.window, plan.core, "pending", "", 0, {})
+
+    @cached_property
+    def tile_counts(self) -> Counter[str]:
+        """Tiles by status; the counts add up to all tiles."""
+        counts: Counter[str] = Counter()
+        for group, shard in self.layout.shards():
+            path = self.layout.masks_path(shard)
+            if path.exists():
+                counts.update(row["status"] for row in read_notes(path)["tiles"])
+            else:
+                counts["pending"] += len(shard.tiles)
+        return counts
+
+    @cached_property
+    def failed_tiles(self) -> tuple[Failure, ...]:
+        """Tiles that failed, with their reasons."""
+        out = []
+        for _, shard in self.layout.shards():
+            path = self.layout.masks_path(shard)
+            if path.exists():
+                rows = [row for row in read_notes(path)["tiles"] if row["status"] == "failed"]
+                out += [Failure(row["key"], row["reason"].partition(":")[0], row["reason"]) for row in rows]
+        return tuple(out)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Everything that gave no labels though it was asked to: inputs, then tiles."""
+        return self.failed_sources + self.failed_tiles
+
+    # ----------------------------------------------------------------------------------------------------------- objects
+
+    @cached_property
+    def _first_ids(self) -> dict[str, int]:
+        """The id of object number 0 of every scene."""
+        first, out = 1, {}
+        for group in self.layout.groups:
+            numbers = read_notes(self.layout.objects_path(group))["numbers"]
+            for scene, count in zip(group.scenes, numbers, strict=True):
+                out[scene.key] = first
+                first += count
+        return out
+
+    def objects(self, scene_key: str) -> Iterator[Objects]:
+        """The scene's objects in batches, class map and corrections applied, always in the same order."""
+        from terralabel.export.corrections import apply_to_objects, correction_objects, load_corrections
+
+        corrections = load_corrections(self.folder.corrections_path).of(scene_key)
+        last = self._first_ids[scene_key] - 1
+        for batch in self.automatic_objects(scene_key):
+            yield apply_to_objects(batch, corrections)
+        group, index = self._group_of[scene_key]
+        last = max(self._first_ids.values()) + sum(read_notes(self.layout.objects_path(self.layout.groups[-1]))["numbers"])
+        yield from correction_objects(self._scene[scene_key], corrections, first_id=last + 1)
+
+    def automatic_objects(self, scene_key: str) -> Iterator[Objects]:
+        """As `objects`, without corrections."""
+        group, index = self._group_of[scene_key]
+        table = self.classes.of_cluster
+        assigned = read_part(self.layout.assigned_path(group)).columns
+        cluster, score = np.asarray(assigned["cluster"]), np.asarray(assigned["score"])
+        row = 0
+        for batch in iterate_part(self.layout.objects_path(group), rows=4096):
+            count = len(np.asarray(batch["scene"]))
+            rows, row = slice(row, row + count), row + count
+            keep = np.flatnonzero(np.asarray(batch["scene"]) == index)
+            if len(keep):
+                yield self._batch(scene_key, batch, keep, cluster[rows][keep], score[rows][keep], table)
+
+    def _batch(
+        self, scene_key: str, batch: Any, keep: np.ndarray, cluster: np.ndarray, score: np.ndarray, table: dict[int, int]
+    ) -> Objects:
+        runs = batch["runs"]
+        assert isinstance(runs, Ragged)
+        lengths = np.diff(runs.offsets)[keep]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        source = np.repeat(runs.offsets[keep] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Objects(
+            scene=scene_key,
+            id=np.asarray(batch["number"])[keep].astype(np.int64) + self._first_ids[scene_key],
+            cluster_id=cluster,
+            class_id=np.array([table.get(c, IGNORE) for c in cluster.tolist()], dtype=np.int32),
+            score=score,
+            predicted_iou=np.asarray(batch["predicted_iou"])[keep],
+            stability_score=np.asarray(batch["stability_score"])[keep],
+            status=("auto",) * len(keep),
+            bbox=np.asarray(batch["bbox"])[keep],
+            area=np.asarray(batch["area"])[keep],
+            runs=runs.values[source],
+            offsets=offsets,
+        )
+
+    def object_count(self) -> int:
+        """Objects found, before corrections."""
+        return sum(sum(read_notes(self.layout.objects_path(group))["rows"]) for group in self.layout.groups)
+
+    # ---------------------------------------------------------------------------------------------------------- pictures
+
+    def read_rgb(self, scene_key: str, window: Window, max_size: int | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 of a window with the run's radiometry, shrunk so that no side exceeds `max_size`."""
+        from terralabel.export.picture import display_rgb, fit
+
+        radiometry = load_radiometry(self.folder)
+        with radiometry.open(self.source_path(scene_key), follow_vrt=self.settings.follow_vrt) as raster:
+            pixels, valid = raster.read(window)
+        image = display_rgb(radiometry.apply(pixels, valid))
+        return image if max_size is None else fit(image, max_size)
+
+    # ---------------------------------------------------------------------------------------------------------- in words
+
+    def facts(self) -> dict[str, Any]:
+        """Counts of everything, JSON-able."""
+        counts = self.tile_counts
+        facts: dict[str, Any] = {
+            "run": str(self.path),
+            "run_id": self.id,
+            "finished": self.finished,
+            "scenes": len(self.scenes),
+            "tiles": {name: counts.get(name, 0) for name in ("ok", "empty", "nodata", "failed", "pending")},
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+        if self.finished:
+            facts["objects"] = self.object_count()
+            facts["classes"] = [{"id": e.id, "name": e.name, "clusters": list(e.clusters)} for e in self.classes]
+        return facts
+
+    def status_json(self) -> str:
+        """`facts` as JSON text."""
+        return json.dumps(self.facts(), indent=2)
+
+    def summary(self) -> str:
+        """What a person wants to know at the end, and where the files are."""
+        facts = self.facts()
+        tiles = facts["tiles"]
+        lines = [
+            f"run {self.path} ({'finished' if self.finished else 'unfinished'})",
+            f"  scenes   {facts['scenes']:,}"
+            + (f" and {len(self.failed_sources):,} inputs that failed" if self.failed_sources else ""),
+            f"  tiles    {sum(tiles.values()):,}: " + ", ".join(f"{n:,} {name}" for name, n in tiles.items() if n),
+        ]
+        if self.finished:
+            named = [e.name for e in self.classes]
+            shown = ", ".join(named[:8]) + (f", ... ({len(named)})" if len(named) > 8 else "")
+            lines += [
+                f"  objects  {facts['objects']:,} in {len(named)} classes: {shown}",
+                f"  labels   {self.folder.labels_path}/*.tif",
+            ]
+            lines.append(
+                f"  next     terralabel export {self.path} --format geopackage --out DIR · terralabel report {self.path}"
+            )
+        else:
+            lines.append("  next     run the same `terralabel label` command to go on")
+        shown_failures = self.failures[:10]
+        lines += [f"  failed   {f.source}: {' '.join(f.reason.split())}" for f in shown_failures]
+        if len(self.failures) > len(shown_failures):
+            lines.append(
+                f"  failed   ... and {len(self.failures) - len(shown_failures):,} more: terralabel status {self.path} --json"
+            )
+        return "\n".join(lines)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder; `RunError` when it is none or of another version."""
+    return Run(RunFolder(path))
+
+
+def _finished(run: Run, verb: str) -> None:
+    if not run.finished:
+        raise RunError(f"{run.path} is not finished, nothing to {verb}: run the same `terralabel label` command to go on.")
+
+
+def export_run(run: Run, formats: Sequence[str], out: str | Path, progress: Progress | None = None) -> list[Path]:
+    """Write a run in each of `formats` (names of `registry.names("export")`) into `out`; returns the files."""
+    progress = progress or Silent()
+    if not formats:
+        raise SettingsError(f"--format: expected one or more of {', '.join(registry.names('export'))}.")
+    exporters = [registry.create("export", name) for name in formats]
+    _finished(run, "export")
+    written: list[Path] = []
+    progress.start("export", len(exporters), "formats")
+    for name, exporter in zip(formats, exporters, strict=True):
+        folder = Path(out) / name if len(formats) > 1 else Path(out)
+        written += exporter.export(run, folder)
+        progress.advance(note=name)
+    progress.finish()
+    return written
+
+
+def report_run(run: Run, out: Path | None = None, evaluation: Path | None = None) -> Path:
+    """Write the HTML report, by default RUN/report.html."""
+    from terralabel.export.report import write_report
+
+    _finished(run, "report")
+    scores = None
+    if evaluation is not None:
+        try:
+            scores = json.loads(evaluation.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"--evaluation {evaluation}: not a JSON file ({error}); make one with `terralabel evaluate labels --json`."
+            ) from error
+    final = out or run.path / "report.html"
+    write_report(run, final, evaluation=scores)
+    return final
