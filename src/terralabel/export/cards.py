@@ -101,7 +101,8 @@ def _crop(run: ReportView, specimen: Specimen, scene: Scene, rgb: tuple[int, int
     mask = np.zeros((height, width), bool)
     shape = shape[: height - top, : width - left]
     mask[top : top + shape.shape[0], left : left + shape.shape[1]] = shape > 0
-    return picture.draw_outline(image, mask, rgb)
+    bright = (rgb[0] // 2 + 127, rgb[1] // 2 + 127, rgb[2] // 2 + 127)
+    return picture.draw_outline(image, mask, bright)
 
 
 def _sheet(run: ReportView, specimens: list[Specimen], rgb: tuple[int, int, int], budget: ImageBudget) -> str:
@@ -112,7 +113,7 @@ def _sheet(run: ReportView, specimens: list[Specimen], rgb: tuple[int, int, int]
         if uri:
             about = text(f"object {item.id} of {scenes[item.scene].stem}, {item.area} px, cluster {item.cluster_id}", 160)
             score = f"<figcaption>{item.score:.2f}</figcaption>"
-            tags.append(f'<figure title="{about}"><img src="{uri}" alt="{about}" loading=lazy>{score}</figure>')
+            tags.append(f'<figure title="{about}"><img src="{uri}" alt="{about}">{score}</figure>')
     return f"<div class=crops>{''.join(tags)}</div>" if tags else "<p class=soft>no pictures</p>"
 
 
@@ -143,6 +144,6 @@ def _card(
         f'<article class=card id="class-{key or entry.id}" style="--class:{entry.color}"><header><h3>{class_name(entry)}</h3>'
         f"<p>{number(seen.objects)} objects · {percent(seen.pixels, facts.scene_pixels)} of the area</p></header>"
         f"<div class=body><div><h4>Size in pixels</h4>{sizes}<dl class=facts>{listed}</dl></div>"
-        f"<div><h4>Typical</h4>{_sheet(run, typical, entry.rgb, budget)}"
-        f"<h4>Least certain</h4>{_sheet(run, uncertain, entry.rgb, budget)}</div></div></article>"
+        f"<div><h4>Typical</h4>{_sheet(run, typical, entry.rgb, budget)}</div>"
+        f"<div><h4>Least certain</h4>{_sheet(run, uncertain, entry.rgb, budget)}</div></div></article>"
     )

@@ -103,7 +103,8 @@ def histogram(counts: np.ndarray, label: str) -> str:
             f"<title>{title}</title></rect>"
         )
         if position % max(math.ceil((last - first + 1) / 6), 1) == 0:
-            marks.append(f'<text x="{position * step + 1:.1f}" y="{height + 11}">{_short(2**index)}</text>')
+            at, anchor = (width, "end") if position * step > width - 22 else (position * step + 1, "start")
+            marks.append(f'<text x="{at:.1f}" y="{height + 11}" text-anchor="{anchor}">{_short(2**index)}</text>')
     return (
         f'<svg class=histogram viewBox="0 0 {width} {height + 15}" role="img" aria-label="{text(label)}">'
         f'<line x1="0" x2="{width}" y1="{height}" y2="{height}"></line>{"".join(bars)}{"".join(marks)}</svg>'

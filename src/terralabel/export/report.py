@@ -38,7 +38,7 @@ def write_report(
     bounded: objects and rasters are passed over in batches and windows. Raises `SpaceError` when the disk is full.
     """
     count = min(crops_per_cluster, max(_CROPS // (2 * max(len(run.classes), 1)), 2))
-    facts = gather(run, room=3 * count)
+    facts = gather(run, room=5 * count)
     budget = ImageBudget(_IMAGE_BYTES)
     shown = _ranked_classes(run, facts)
     pictures = overlay_section(run, overlays, budget)

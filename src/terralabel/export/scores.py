@@ -32,7 +32,7 @@ def scores_section(evaluation: Mapping[str, Any]) -> str:
     per_class = [(text(n, 120), v) for n, v in _per_class(evaluation.get("iou_per_class"), names)]
     if per_class:
         rows = [[n, f"{bar(float(v))} {number(float(v))}" if isinstance(v, (int, float)) else "n/a"] for n, v in per_class]
-        out += "<h4>Intersection over union by class</h4>" + table(["Class", "IoU"], rows, numeric=(1,))
+        out += "<h4>Intersection over union by class</h4>" + table(["Class", "IoU"], rows)
     out += _confusion(evaluation.get("confusion"), names)
     done = {*_KNOWN, "iou_per_class", "confusion", "confusion_matrix", "classes", "class_names"}
     rest = [[text(n, 120), text(v, 300)] for n, v in flatten({k: v for k, v in evaluation.items() if k not in done})]

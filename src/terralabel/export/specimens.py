@@ -14,7 +14,6 @@ import numpy as np
 from terralabel.contracts import RunView, TileRecord
 from terralabel.core import rle
 from terralabel.core.classes import IGNORE
-from terralabel.core.grid import Window
 from terralabel.core.objects import Objects
 
 __all__ = [
@@ -75,12 +74,13 @@ class _Shelf:
             del self.kept[self.room :]
 
     def best(self, count: int) -> list[Specimen]:
-        """The first `count` that show different places: one that mostly repeats an earlier one is passed over."""
-        chosen: list[Specimen] = []
+        """The first `count` that show different places, and then, where those are too few, the next best."""
+        apart: list[Specimen] = []
+        repeats: list[Specimen] = []
         for _, specimen in self.kept:
-            if all(other.scene != specimen.scene or _overlap(other.bbox, specimen.bbox) < 0.5 for other in chosen):
-                chosen.append(specimen)
-        return chosen[:count]
+            near = any(other.scene == specimen.scene and _same_place(other.bbox, specimen.bbox) for other in apart)
+            (repeats if near else apart).append(specimen)
+        return (apart + repeats)[:count]
 
 
 @dataclass
@@ -220,10 +220,10 @@ def thumbnail(code: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.stack([rle.decode_box(code, (x, 0, 1, height), (height, width))[rows, 0] for x in columns], 1)
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Common share of the smaller of two xywh boxes."""
-    common = Window(*a).intersect(Window(*b)).area
-    return common / max(min(Window(*a).area, Window(*b).area), 1)
+def _same_place(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """True when crops around two xywh boxes would look alike: their middles are near for the size of the larger."""
+    x, y = (abs((a[i] + a[i + 2] / 2) - (b[i] + b[i + 2] / 2)) for i in (0, 1))
+    return max(x, y) < max(40.0, max(a[2], a[3], b[2], b[3]) / 3)
 
 
 def label_pixels(path: Path, step: int = 2048) -> dict[int, int] | None:
