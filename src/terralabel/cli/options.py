@@ -73,11 +73,7 @@ def gather(owner: type, flags: Mapping[str, Any], config: Path | None) -> Any:
 
         for name, (value, where) in read_config(config).items():
             try:
-                values.update(
-                    dataclasses.asdict(
-                        from_mapping(owner, {name: value}, where), dict_factory=lambda p, n=name: {k: v for k, v in p if k == n}
-                    )
-                )
+                values[name] = getattr(from_mapping(owner, {name: value}, where), name)
             except SettingsError as error:
                 text = str(error)
                 raise SettingsError(text if text.startswith(where) else f"{where}{text}") from error

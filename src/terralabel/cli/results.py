@@ -35,7 +35,7 @@ def export(
         typer.Option(
             "--format", "-f", help="One or more of geotiff, geopackage, geoparquet, coco, yolo, mmseg, png, comma-separated."
         ),
-    ] = "geotiff,geopackage",  # noqa: A002
+    ] = "geotiff,geopackage",
 ) -> int:
     """Write a run's labels in formats other programs open.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 __all__ = ["TilePlan", "Window", "plan_tiles"]
 
@@ -67,7 +68,7 @@ def _spans(length: int, tile_size: int, overlap: int) -> list[tuple[int, int, in
         return [(0, length, 0, length)]
     stride = tile_size - overlap
     starts = [*range(0, length - tile_size, stride), length - tile_size]
-    cuts = [0, *((a + tile_size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), length]
+    cuts = [0, *((a + tile_size + b) // 2 for a, b in pairwise(starts)), length]
     return [(s, s + tile_size, cuts[i], cuts[i + 1]) for i, s in enumerate(starts)]
 
 

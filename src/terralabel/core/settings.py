@@ -18,7 +18,7 @@ __all__ = ["changed", "coerce", "from_mapping", "sentence", "setting"]
 
 def setting(
     default: Any,
-    help: str,  # noqa: A002 - the word every option library uses
+    help: str,
     *,
     choices: Sequence[str] | None = None,
     low: float | None = None,
@@ -65,9 +65,7 @@ def coerce(owner: type, name: str, value: Any, where: str = "") -> Any:
 
 def _cast(kind: Any, value: Any, label: str) -> Any:
     options = (
-        [o for o in typing.get_args(kind)]
-        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-        else [kind]
+        list(typing.get_args(kind)) if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union else [kind]
     )
     if value is None:
         if type(None) in options:

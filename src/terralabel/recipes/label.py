@@ -175,7 +175,7 @@ def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Pro
         progress.start("clusters", 1, "fits")
         clusterer.fit(lambda: _training_features(layout))
         with atomic_path(state) as temporary, open(temporary, "wb") as handle:
-            np.savez(handle, **clusterer.state())
+            np.savez(handle, **dict(clusterer.state()))  # type: ignore[arg-type]
         progress.advance()
         progress.finish()
     jobs = [

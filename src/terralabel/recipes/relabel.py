@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -164,10 +163,12 @@ def refresh_labels(layout: Layout, engine: Engine, progress: Progress) -> None:
 
 
 def _remove_strangers(layout: Layout) -> None:
-    wanted = {path.name for job_scenes in layout.groups for path in (layout.label_path(s) for s in job_scenes.scenes)}
-    is_ours: Callable[[str], bool] = lambda name: any(
-        name == w or name.startswith(w.removesuffix(".tif") + ".") for w in wanted
-    )  # noqa: E731
+    stems = {scene.key for scene in layout.scenes}
     for path in sorted(layout.folder.labels_path.glob("*")):
-        if not is_ours(path.name):
+        if not any(path.name[:n] in stems for n in _dots(path.name)):
             path.unlink()
+
+
+def _dots(name: str) -> list[int]:
+    """Where a file name may end its stem: a scene's key may hold dots itself."""
+    return [i for i, letter in enumerate(name) if letter == "."]

@@ -17,6 +17,7 @@ from terralabel.core.classes import IGNORE, Classes
 from terralabel.core.grid import Window
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
+from terralabel.core.settings import from_mapping
 from terralabel.errors import RunError, SettingsError
 from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
 from terralabel.recipes.layout import Layout, recorded
@@ -50,8 +51,7 @@ class Run:
         self.folder = folder
         self.path = folder.path
         self.manifest: dict[str, Any] = folder.manifest()
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in self.manifest["settings"].items()}
-        self.settings = LabelSettings(**settings)
+        self.settings: LabelSettings = from_mapping(LabelSettings, self.manifest["settings"], f"{folder.manifest_path}: ")
         ingested = load_scenes(folder)
         self.scenes: tuple[Scene, ...] = ingested.scenes
         self.failed_sources: tuple[Failure, ...] = ingested.failures
@@ -122,7 +122,7 @@ class Run:
     def tile_counts(self) -> Counter[str]:
         """Tiles by status; the counts add up to all tiles."""
         counts: Counter[str] = Counter()
-        for group, shard in self.layout.shards():
+        for _, shard in self.layout.shards():
             path = self.layout.masks_path(shard)
             if path.exists():
                 counts.update(row["status"] for row in read_notes(path)["tiles"])
@@ -164,10 +164,8 @@ class Run:
         from terralabel.export.corrections import apply_to_objects, correction_objects, load_corrections
 
         corrections = load_corrections(self.folder.corrections_path).of(scene_key)
-        last = self._first_ids[scene_key] - 1
         for batch in self.automatic_objects(scene_key):
             yield apply_to_objects(batch, corrections)
-        group, index = self._group_of[scene_key]
         last = max(self._first_ids.values()) + sum(read_notes(self.layout.objects_path(self.layout.groups[-1]))["numbers"])
         yield from correction_objects(self._scene[scene_key], corrections, first_id=last + 1)
 
