@@ -68,9 +68,9 @@ def evaluate_labels(
 
     Example: `terralabel evaluate labels run --truth masks --ignore 0,255 --match hungarian --json scores.json`
     """
-    from terralabel.recipes.curate import evaluate_source
+    from terralabel.recipes.evaluation import evaluation_text
 
-    print(evaluate_source(source, truth, ignore=_ids(ignore), match=match, json_path=json, picture=picture))
+    print(evaluation_text(source, truth, ignore=_ids(ignore), match=match, json_path=json, picture=picture))
     return 0
 
 

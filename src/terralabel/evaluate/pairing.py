@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from terralabel.errors import InputError
 from terralabel.evaluate.rasters import label_files
 
-__all__ = ["few", "paired"]
+__all__ = ["few", "paired", "paired_stems"]
 
 #: What people append to the stem of an image to name its mask.
 _TAIL = re.compile(r"[-_. ](mask|masks|label|labels|labelids|gt|truth|annotation|seg|class|classes)$", re.IGNORECASE)
@@ -27,7 +27,14 @@ def paired(prediction_dir: Path, truth_dir: Path) -> tuple[list[tuple[Path, Path
     Stems are compared with their subfolder, and, where that finds nothing, without it; then without an ending like
     "_mask" or "_label". `InputError` when two files of a folder have one stem, or no stem is in both.
     """
-    predicted, true = _by_stem(prediction_dir), _by_stem(truth_dir)
+    return paired_stems(_by_stem(prediction_dir), truth_dir, str(prediction_dir))
+
+
+def paired_stems(
+    predictions: Mapping[str, Path], truth_dir: Path, whose: str
+) -> tuple[list[tuple[Path, Path]], list[str], list[str]]:
+    """As `paired`, for predicted masks that are known by other names than their files' (stem -> file); `whose` they are."""
+    predicted, true = dict(predictions), _by_stem(truth_dir)
     pairs = []
     for simpler in (str, _bare, _without_tail):
         left, right = _unique(predicted, simpler), _unique(true, simpler)
@@ -35,7 +42,7 @@ def paired(prediction_dir: Path, truth_dir: Path) -> tuple[list[tuple[Path, Path
             pairs.append((predicted.pop(left[key]), true.pop(right[key])))
     if not pairs:
         raise InputError(
-            f"No mask of {prediction_dir} has the stem of one in {truth_dir}: {few(sorted(predicted)) or 'no PNG or TIFF'}"
+            f"No mask of {whose} has the stem of one in {truth_dir}: {few(sorted(predicted)) or 'no PNG or TIFF'}"
             f" against {few(sorted(true)) or 'no PNG or TIFF'}. Expected equal file names up to the suffix.",
             "no-equal-stems",
         )
