@@ -6,6 +6,7 @@ writes none, and keeps a small cache. The rules (which bands, what is invalid, w
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import warnings
@@ -25,6 +26,7 @@ from rasterio.windows import Window as RasterioWindow
 from terralabel.core.georeference import Georeference
 from terralabel.core.grid import Window
 from terralabel.errors import InputError, SettingsError
+from terralabel.imagery.rows import DecodedRows
 from terralabel.imagery.sidecars import mask_beside, place_beside
 from terralabel.imagery.sniff import sniff
 from terralabel.imagery.wholeness import refuse_truncated
@@ -35,8 +37,6 @@ __all__ = ["MAX_BLOCK_BYTES", "MAX_CHANNELS", "Raster", "open_raster"]
 MAX_CHANNELS = 16
 #: The largest piece that must be decoded at once (a strip, a tile, a row); larger ones are refused before decoding.
 MAX_BLOCK_BYTES = 512 << 20
-#: Full-width rows kept decoded, so that the tiles of one row do not decode the same strips again and again.
-_MAX_ROWS_BYTES = 192 << 20
 _COLORS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _GDAL = {
@@ -118,7 +118,8 @@ class Raster:
         self.colors: tuple[str, ...] = tuple(names) if self._palette is None else expanded
         self.georeference = _georeference(path, dataset)
         self._nodata_values = [_fitting_nodata(dataset.nodatavals[b - 1], self._stored) for b in self.bands]
-        self._rows: tuple[int, int, np.ndarray, np.ndarray] | None = None
+        self._rows: DecodedRows | None = None
+        self._may_keep_rows = True
         _refuse_large_blocks(path, dataset, self._stored)
 
     @property
@@ -136,29 +137,23 @@ class Raster:
         if inside != window or window.area == 0:
             raise InputError(f"{self.path}: window {window} is not inside {self.width} x {self.height} pixels.", "bad-window")
         with _gdal(self.path):
-            if self.row_wise and self._row_bytes * window.height <= _MAX_ROWS_BYTES:
+            if self.row_wise and self._may_keep_rows:
                 return self._read_rows(window)
             return self._decode(window)
 
-    @property
-    def _row_bytes(self) -> int:
-        return self.width * (self.count * self.dtype.itemsize + 1)
-
     def _read_rows(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """The window out of full-width rows, which are kept for the next window; forward steps reuse the overlap."""
-        top, bottom = window.y, window.bottom
-        kept = self._rows
-        if kept is None or not kept[0] <= top <= kept[1]:
-            kept = (top, top, np.empty((0, self.width, self.count), self.dtype), np.empty((0, self.width), bool))
-        start, stop, pixels, valid = kept
-        if bottom > stop:
-            more, more_valid = self._decode(Window(0, stop, self.width, bottom - stop))
-            pixels = np.concatenate([pixels[top - start :], more])
-            valid = np.concatenate([valid[top - start :], more_valid])
-            self._rows = (top, bottom, pixels, valid)
-            start = top
-        rows, columns = slice(top - start, bottom - start), slice(window.x, window.right)
-        return pixels[rows, columns].copy(), valid[rows, columns].copy()
+        """The window out of full-width rows that are decoded once; straight from the file when no space is left for them."""
+        if self._rows is None:
+            block_rows = self._dataset.block_shapes[0][0]
+            self._rows = DecodedRows(self.width, self.count, self.dtype, block_rows, self._decode)
+        try:
+            return self._rows.read(window)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._rows.close()
+            self._rows, self._may_keep_rows = None, False
+            return self._decode(window)
 
     def _decode(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         at = RasterioWindow(window.x, window.y, window.width, window.height)
@@ -194,7 +189,8 @@ class Raster:
 
     def close(self) -> None:
         """Close the file; also done by leaving the `with` block."""
-        self._rows = None
+        if self._rows is not None:
+            self._rows.close()
         self._dataset.close()
         if self._mask_file is not None:
             self._mask_file.close()

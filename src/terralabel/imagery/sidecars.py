@@ -63,11 +63,11 @@ def _wkt(text: str | None) -> str | None:
     if text is None:
         return None
     import rasterio.crs
-    import rasterio.errors
+    from rasterio.errors import CRSError
 
     try:
         return rasterio.crs.CRS.from_wkt(text.strip()).to_wkt()
-    except rasterio.errors.RasterioError:
+    except CRSError:
         return None
 
 
