@@ -34,7 +34,7 @@ _NEGATIVE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Radiometry:
-    """Stored values to 8 bits, per channel: ``round(255 * (v - low) / (high - low))``, clipped to 0..255.
+    """Stored values to 8 bits, per channel: ``floor(255 * (v - low) / (high - low) + 0.5)``, clipped to 0..255.
 
     `kind` "stretch": v is the stored value. "decibel": v is 20*log10 of it, and `low`, `high` are in dB.
     `family` is the kind of numbers it was fitted on: "uint8", "integer" or "float".
@@ -133,12 +133,13 @@ def _map(radiometry: Radiometry, values: np.ndarray, channel: int) -> np.ndarray
     """uint8 of values of one channel; NaN becomes 0."""
     exact = values.dtype.itemsize > 4 or values.dtype.kind in "iu"
     work: np.ndarray = np.array(values, dtype=np.float64 if exact else np.float32)
-    low, scale = radiometry.low[channel], 255.0 / (radiometry.high[channel] - radiometry.low[channel])
+    low, high = radiometry.low[channel], radiometry.high[channel]
     with np.errstate(all="ignore"):
         if radiometry.kind == "decibel":
             _decibel(work)
         np.subtract(work, low, out=work)
-        np.multiply(work, scale, out=work)
+        np.multiply(work, 255.0, out=work)
+        np.divide(work, high - low, out=work)
         np.add(work, 0.5, out=work)
         np.clip(work, 0, 255, out=work)
         np.nan_to_num(work, copy=False, nan=0.0)
