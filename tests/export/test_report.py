@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -20,7 +21,8 @@ from terralabel.core.georeference import Georeference
 from terralabel.core.grid import Window, plan_tiles
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
-from terralabel.export import markup, specimens
+from terralabel.errors import RunError
+from terralabel.export import cards, markup, specimens
 from terralabel.export.report import write_report
 from terralabel.imagery.painter import CLASS_COLORS, CLASS_NAMES, paint_scene
 
@@ -48,6 +50,7 @@ class Row:
     status: str = "ok"
     reason: str = ""
     masks: int = 0
+    dropped: dict[str, int] = field(default_factory=lambda: {"large": 1})
 
 
 @dataclass
@@ -63,6 +66,7 @@ class PaintedRun:
     masks_name: str = "tree"
     manifest: dict[str, Any] = field(default_factory=dict)
     failed: str = "out of memory"
+    failed_sources: tuple = ()
 
     def label_path(self, scene_key: str) -> Path:
         return self.path / "labels" / f"{self.scenes.index(self._scene(scene_key))}.tif"
@@ -151,25 +155,31 @@ def painted_run(
         },
         "versions": {"terralabel": "0.1.0", "numpy": np.__version__},
         "radiometry": {"kind": "percentile", "low": [3, 5, 9], "high": [220, 213, 200]},
-        "started": "2026-01-02T03:04:05Z",
-        "finished": "2026-01-02T03:05:00Z",
+        "finished": True,
         "notes": ["Masks come from region trees: no weights were on this machine."],
     }
+    run.failed_sources = (SimpleNamespace(source="bad.tif", status="truncated", reason="truncated after 10 bytes"),)
     run.write_labels()
     return run
 
 
 EVALUATION = {
     "miou": 0.71,
-    "iou_per_class": {"1": 0.8, "2": 0.9, "3": None, "4": 0.41},
     "ari": 0.6,
     "nmi": 0.55,
     "purity": 0.9,
-    "boundary_f": 0.5,
-    "classes": [{"id": 1, "name": "field"}, {"id": 2, "name": "forest"}],
-    "confusion": {"matrix": [[90, 10], [3, 7]], "truth": [1, 2], "predicted": [1, 2]},
-    "matching": {"method": "majority", "clusters": {"0": 1}},
+    "boundary_f": None,
+    "iou_per_class": {"1": 0.8, "2": 0.9, "3": None},
+    "match": "majority",
+    "matching": {"0": 1, "1": None},
+    "class_names": {"1": "field", "2": "forest"},
+    "confusion": {"columns_true": [1, 2], "rows_predicted": [1, 2, None], "pixels": [[90, 10], [8, 30], [2, 0]]},
 }
+HISTORY = [{"time": "2026-01-02T03:04:05Z", "verb": "label", "outcome": "finished", "seconds": 12.5, "workers": 2}]
+
+
+def _raise(error: Exception) -> Any:
+    raise error
 
 
 class Page(HTMLParser):
@@ -203,7 +213,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> PaintedRun:
 
 @pytest.fixture(scope="module")
 def page(run: PaintedRun) -> Page:
-    return Page(write_report(run, run.path / "report.html", evaluation=EVALUATION).read_text(encoding="utf-8"))
+    return Page(write_report(run, run.path / "report.html", evaluation=EVALUATION, history=HISTORY).read_text(encoding="utf-8"))
 
 
 def test_the_page_is_whole_and_loads_nothing(page: Page) -> None:
@@ -222,7 +232,8 @@ def test_it_tells_what_was_done_and_what_came_out(run: PaintedRun, page: Page) -
     for words in (
         "demo run", "terralabel label images --out", "2026-01-02T03:04:05Z", "no weights were on this machine", "tile_size",
         "percentile", "out of memory", "key0:00001:00001", "2 tiles failed", "field", "bare soil", "Least certain", "0.710",
-        "adjusted Rand index", "majority", markup.number(count), "scene_2",
+        "adjusted Rand index", "majority", "finished 2026-01-02T03:04:05Z", "no class", "8.0 %",
+        "masks were found; gates dropped 18 by large", "bad.tif", "truncated after 10 bytes", markup.number(count), "scene_2",
     ):  # fmt: skip
         assert words in page.words, words
     pictures = [a for t, a in page.tags if t == "img"]
@@ -256,7 +267,7 @@ def test_names_are_text_whatever_they_are(tmp_path: Path, start: int) -> None:
     run.path = run.path.rename(tmp_path / "<img src=x onerror=alert(1)>")
     evaluation = {
         "iou_per_class": dict.fromkeys(names, 0.5),
-        "confusion": {"matrix": [[1]], "truth": [names[0]]},
+        "confusion": {"columns_true": [names[0]], "rows_predicted": [names[1]], "pixels": [[1]]},
         names[0]: names[1],
     }
     raw = write_report(run, tmp_path / "out.html", evaluation=evaluation).read_bytes().decode("utf-8")
@@ -279,7 +290,7 @@ def test_a_run_without_anything_still_has_a_report(tmp_path: Path) -> None:
     run = painted_run(tmp_path / "r", count=1, size=64)
     empty = PaintedRun(run.path, (), Classes(), {}, {})
     assert "0 scenes" in Page(write_report(empty, tmp_path / "none.html").read_text()).words
-    run.label_path("key0").unlink()
+    run.label_path = lambda key: _raise(RunError("not there yet"))  # type: ignore[method-assign]
     words = Page(write_report(run, tmp_path / "nolabels.html").read_text()).words
     assert "1 scenes have no label raster" in words and "no raster" in words
 
@@ -353,7 +364,23 @@ def test_thumbnails_of_huge_masks_agree_with_those_of_decoded_ones() -> None:
 def test_label_pixels_counts_every_block(run: PaintedRun) -> None:
     ids, counts = np.unique(run.labels["key1"], return_counts=True)
     assert specimens.label_pixels(run.label_path("key1"), step=100) == dict(zip(ids.tolist(), counts.tolist(), strict=True))
-    assert specimens.label_pixels(run.path / "missing.tif") is None
+    assert specimens.label_raster(run, "key1") == run.label_path("key1")
+
+
+def test_large_windows_are_read_in_pieces(run: PaintedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "_PIECE", 50)
+    asked: list[Window] = []
+    whole = run.read_rgb("key0", Window(0, 0, 256, 256), 64)
+
+    def read(key: str, window: Window, max_size: int | None = None) -> np.ndarray:
+        asked.append(window)
+        return PaintedRun.read_rgb(run, key, window, max_size)
+
+    monkeypatch.setattr(run, "read_rgb", read)
+    pieced = cards.view(run, run.scenes[0], Window(0, 0, 256, 256), 64)
+    assert pieced.shape == (64, 64, 3) and max(window.area for window in asked) <= 60 * 60
+    assert sum(window.area for window in asked) == 256 * 256
+    assert np.abs(pieced.astype(int) - whole).mean() < 4
 
 
 def test_numbers_for_people() -> None:

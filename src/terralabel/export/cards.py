@@ -12,13 +12,15 @@ from terralabel.core.grid import Window
 from terralabel.core.scene import Scene
 from terralabel.export import picture
 from terralabel.export.markup import ImageBudget, histogram, number, percent, text
-from terralabel.export.specimens import THUMBNAIL, ClassFacts, ReportView, RunFacts, Specimen
+from terralabel.export.specimens import THUMBNAIL, ClassFacts, ReportView, RunFacts, Specimen, label_raster
 
-__all__ = ["CARDS", "cards_section", "class_name", "overlay_section"]
+__all__ = ["CARDS", "cards_section", "class_name", "overlay_section", "view"]
 
 #: Classes that get a card with pictures; the rest stand in the table only.
 CARDS = 150
 _OVERLAY_SIZE = 720
+#: Side of the largest window that is read at once.
+_PIECE = 2048
 
 
 def class_name(entry: ClassEntry) -> str:
@@ -42,26 +44,45 @@ def _overlay_windows(scenes: tuple[Scene, ...], count: int) -> list[tuple[Scene,
     return places[:count]
 
 
-def _read_labels(path: Path, window: Window, size: tuple[int, int]) -> np.ndarray | None:
-    """Class ids of a window, nearest neighbour, at `size` (h, w); None when there is no raster."""
+def _read_labels(path: Path, window: Window, size: tuple[int, int]) -> np.ndarray:
+    """Class ids of a window, nearest neighbour, at `size` (h, w)."""
     import rasterio
     from rasterio.windows import Window as Block
 
-    if not Path(path).is_file():
-        return None
     with rasterio.open(path, driver="GTiff") as source:
         return source.read(1, window=Block(window.x, window.y, window.width, window.height), out_shape=size)
+
+
+def view(run: ReportView, scene: Scene, window: Window, max_size: int) -> np.ndarray:
+    """A window of a scene, (h, w, 3) uint8 with no side over `max_size`; a large one is put together from small reads."""
+    if window.area <= _PIECE * _PIECE:
+        return run.read_rgb(scene.key, window, max_size)
+    scale = max_size / max(window.width, window.height)
+    out = np.zeros((max(round(window.height * scale), 1), max(round(window.width * scale), 1), 3), np.uint8)
+    rows, columns = (_cuts(full, small) for full, small in ((window.height, out.shape[0]), (window.width, out.shape[1])))
+    for y0, y1, top, bottom in rows:
+        for x0, x1, left, right in columns:
+            piece = run.read_rgb(scene.key, Window(window.x + x0, window.y + y0, x1 - x0, y1 - y0), max_size)
+            out[top:bottom, left:right] = cv2.resize(piece, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    return out
+
+
+def _cuts(full: int, small: int) -> list[tuple[int, int, int, int]]:
+    """(start, stop) in `full` pixels and (start, stop) in `small` ones of pieces of at most about `_PIECE` pixels."""
+    count = min(-(-full // _PIECE), small)
+    shown = [round(i * small / count) for i in range(count + 1)]
+    read = [at * full // small for at in shown]
+    return list(zip(read, read[1:], shown, shown[1:], strict=False))
 
 
 def overlay_section(run: ReportView, count: int, budget: ImageBudget) -> str:
     figures = []
     for scene, window, what in _overlay_windows(run.scenes, count):
-        labels_there = Path(run.label_path(scene.key)).is_file()
-        if not labels_there:
+        path = label_raster(run, scene.key)
+        if path is None:
             continue
-        image = run.read_rgb(scene.key, window, _OVERLAY_SIZE)
-        labels = _read_labels(run.label_path(scene.key), window, (image.shape[0], image.shape[1]))
-        assert labels is not None
+        image = view(run, scene, window, _OVERLAY_SIZE)
+        labels = _read_labels(path, window, (image.shape[0], image.shape[1]))
         painted = picture.overlay(image, labels, run.classes, opacity=0.55)
         uris = [budget.uri(picture.encode_jpeg(side, 80)) for side in (image, painted)]
         if None in uris:
@@ -90,7 +111,7 @@ def _crop_window(specimen: Specimen, scene: Scene) -> Window:
 def _crop(run: ReportView, specimen: Specimen, scene: Scene, rgb: tuple[int, int, int]) -> np.ndarray:
     """The crop of one object with its outline, (h, w, 3) uint8, no side over `THUMBNAIL`."""
     window = _crop_window(specimen, scene)
-    image = run.read_rgb(scene.key, window, THUMBNAIL)
+    image = view(run, scene, window, THUMBNAIL)
     height, width = image.shape[:2]
     sx, sy = width / window.width, height / window.height
     x, y, w, h = specimen.bbox

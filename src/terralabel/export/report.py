@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -21,6 +21,7 @@ __all__ = ["ReportView", "write_report"]
 _IMAGE_BYTES, _ROWS = 12_000_000, 300
 #: Crops on a whole page; many classes share them.
 _CROPS = 2000
+_STATUSES = ("ok", "empty", "nodata", "failed")
 
 
 def write_report(
@@ -28,14 +29,16 @@ def write_report(
     final: Path,
     *,
     evaluation: Mapping[str, Any] | None = None,
+    history: Sequence[Mapping[str, Any]] = (),
     crops_per_cluster: int = 12,
     overlays: int = 6,
 ) -> Path:
     """Write the report of a run as one HTML file under 15 MB; returns `final`.
 
     Per class it shows up to `crops_per_cluster` typical (highest score) and as many least certain objects; `overlays`
-    is the number of image | labels pairs; `evaluation` is what `terralabel evaluate labels --json` wrote. Memory stays
-    bounded: objects and rasters are passed over in batches and windows. Raises `SpaceError` when the disk is full.
+    is the number of image | labels pairs; `evaluation` is what `terralabel evaluate labels --json` wrote; `history` is
+    one mapping per invocation (time, verb, outcome, seconds...), oldest first. Memory stays bounded: objects and rasters
+    are passed over in batches and windows. Equal arguments give equal bytes. Raises `SpaceError` when the disk is full.
     """
     count = min(crops_per_cluster, max(_CROPS // (2 * max(len(run.classes), 1)), 2))
     facts = gather(run, room=5 * count)
@@ -47,15 +50,15 @@ def write_report(
         ("pictures", "Pictures", pictures),
         ("classes", "Classes", _class_table(shown, facts) + cards),
         ("scores", "Scores", scores_section(evaluation) if evaluation else ""),
-        ("tiles", "Tiles", _tiles_section(facts)),
+        ("tiles", "Tiles", _tiles_section(run, facts)),
         ("scenes", "Scenes", _scenes_section(run, facts)),
-        ("made", "How it was made", _made_section(run.manifest)),
+        ("made", "How it was made", _made_section(run.manifest, history)),
     ]
     sections = [section for section in sections if section[2]]
     page = Template(_resource("report.html")).substitute(
         title=text(_title(run)),
         style=_resource("report.css"),
-        lead=_lead(run, facts),
+        lead=_lead(run, facts, history),
         figures=_figures(facts, evaluation),
         strip=_strip(shown, facts),
         palette=_palette(shown, facts),
@@ -84,27 +87,18 @@ def _ranked_classes(run: ReportView, facts: RunFacts) -> list[ClassEntry]:
     return sorted(known.values(), key=lambda e: (-facts.classes[e.id].pixels, -facts.classes[e.id].objects, e.id))
 
 
-def _lead(run: ReportView, facts: RunFacts) -> str:
-    manifest = run.manifest
-    times = [str(manifest[key]) for key in ("started", "finished") if manifest.get(key)]
-    version = _first(manifest, "terralabel", "version") or _first(manifest.get("versions"), "terralabel")
+def _lead(run: ReportView, facts: RunFacts, history: Sequence[Mapping[str, Any]]) -> str:
+    manifest, last = run.manifest, history[-1] if history else {}
+    version = manifest.get("terralabel") or (manifest.get("versions") or {}).get("terralabel")
     scenes = "1 scene" if len(run.scenes) == 1 else f"{number(len(run.scenes))} scenes"
     parts = [
         f"{scenes}, {facts.scene_pixels / 1e6:,.1f} megapixels",
         f"masks by <b>{text(run.masks_name)}</b>",
         f"run <code>{text(run.id)}</code>",
-        text(" to ".join(times)) if times else "",
+        f"{text(last.get('outcome', 'started'))} {text(last['time'])}" if last.get("time") else "",
         f"TerraLabel {text(version)}" if version else "",
     ]
     return " · ".join(part for part in parts if part)
-
-
-def _first(mapping: Any, *keys: str) -> Any:
-    if isinstance(mapping, Mapping):
-        for key in keys:
-            if mapping.get(key) and not isinstance(mapping[key], (Mapping, list)):
-                return mapping[key]
-    return None
 
 
 def _figures(facts: RunFacts, evaluation: Mapping[str, Any] | None) -> str:
@@ -181,23 +175,31 @@ def _class_table(shown: list[ClassEntry], facts: RunFacts) -> str:
     return table(head, rows, numeric=(1, 3, 4, 5), limit=_ROWS) + "<p></p>"
 
 
-def _tiles_section(facts: RunFacts) -> str:
-    total = sum(facts.tiles.status.values())
-    order = ["ok", "empty", "nodata", "failed", *sorted(set(facts.tiles.status) - {"ok", "empty", "nodata", "failed"})]
-    rows = [[text(s), number(facts.tiles.status[s]), percent(facts.tiles.status[s], total)] for s in order]
-    out = table(["Tiles", "Count", "Share"], [*rows, ["all", number(total), ""]], numeric=(1, 2))
-    out += f"<p class=soft>{number(facts.tiles.masks)} masks in tiles became {number(facts.objects)} objects of scenes.</p>"
-    why = [
-        [
-            text(status),
-            text(reason, 400),
-            number(n),
-            ", ".join(f"<code>{text(k, 120)}</code>" for k in facts.tiles.examples[status, reason]),
-        ]
-        for (status, reason), n in sorted(facts.tiles.reasons.items(), key=lambda item: (-item[1], item[0]))
-        if reason
-    ]
-    return out + (table(["Status", "Reason", "Tiles", "For example"], why, numeric=(2,), limit=100) if why else "")
+def _tiles_section(run: ReportView, facts: RunFacts) -> str:
+    tiles, total = facts.tiles, sum(facts.tiles.status.values())
+    order = [*_STATUSES, *sorted(set(tiles.status) - set(_STATUSES))]
+    rows = [[text(s), number(tiles.status[s]), percent(tiles.status[s], total)] for s in order]
+    out = table(["Tiles", "Count", "Share"], [*rows, ["all", number(total), ""]], numeric=(1, 2)) + _mask_sentence(facts)
+    why = []
+    for (status, reason), n in sorted(tiles.reasons.items(), key=lambda item: (-item[1], item[0])):
+        if reason:
+            examples = ", ".join(f"<code>{text(key, 120)}</code>" for key in tiles.examples[status, reason])
+            why.append([text(status), text(reason, 400), number(n), examples])
+    if why:
+        out += "<h4>Reasons</h4>" + table(["Status", "Reason", "Tiles", "For example"], why, numeric=(2,), limit=100)
+    inputs = [[f"<bdi>{text(f.source)}</bdi>", text(f.status), text(f.reason, 400)] for f in getattr(run, "failed_sources", ())]
+    if inputs:
+        out += "<h4>Inputs that failed</h4>" + table(["Input", "Status", "Reason"], inputs, limit=100)
+    return out
+
+
+def _mask_sentence(facts: RunFacts) -> str:
+    """Masks before and after the gates, then objects."""
+    dropped = {gate: n for gate, n in sorted(facts.tiles.dropped.items()) if n}
+    gates = ", ".join(f"{number(n)} by {text(gate)}" for gate, n in dropped.items())
+    found = facts.tiles.masks + sum(dropped.values())
+    before = f"{number(found)} masks were found; gates dropped {gates}. " if dropped else ""
+    return f"<p class=soft>{before}{number(facts.tiles.masks)} masks in tiles became {number(facts.objects)} objects of scenes.</p>"
 
 
 def _scenes_section(run: ReportView, facts: RunFacts) -> str:
@@ -217,11 +219,14 @@ def _scenes_section(run: ReportView, facts: RunFacts) -> str:
     return table(head, rows[:_ROWS] if extra > 0 else rows, numeric=(1, 5, 6), limit=_ROWS) + more
 
 
-def _made_section(manifest: Mapping[str, Any]) -> str:
-    """The command as it was given, the settings in the open, everything else that was recorded on request."""
+def _made_section(manifest: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+    """The command as it was given, what was done when, the settings in the open, the rest on request."""
     command = manifest.get("command")
     line = " ".join(map(str, command)) if isinstance(command, (list, tuple)) else str(command or "")
     out = f"<pre>{text(line, 2000)}</pre>" if line else ""
+    done = [[text(entry.get(key, "")) for key in ("time", "verb", "outcome", "seconds", "workers")] for entry in history[-50:]]
+    if done:
+        out += table(["When", "What", "Outcome", "Seconds", "Workers"], done, numeric=(3, 4))
     rest = {k: v for k, v in manifest.items() if k not in ("command", "notes", "settings")}
     for heading, values, opened in (("Settings", manifest.get("settings"), " open"), ("Everything recorded", rest, "")):
         rows = [[text(name, 120), text(value, 500)] for name, value in flatten(values)] if values else []

@@ -15,6 +15,7 @@ from terralabel.contracts import RunView, TileRecord
 from terralabel.core import rle
 from terralabel.core.classes import IGNORE
 from terralabel.core.objects import Objects
+from terralabel.errors import RunError
 
 __all__ = [
     "SIZE_BINS",
@@ -27,6 +28,7 @@ __all__ = [
     "TileFacts",
     "gather",
     "label_pixels",
+    "label_raster",
     "thumbnail",
 ]
 
@@ -108,10 +110,14 @@ class SceneFacts:
 
 @dataclass
 class TileFacts:
-    """Tiles by status, masks in all, and (status, reason) of every tile that is not ok with a few keys as examples."""
+    """Tiles by status, masks in all, masks that each gate dropped, and (status, reason) of every tile that is not ok.
+
+    `examples` has a few tile keys per (status, reason).
+    """
 
     status: Counter[str] = field(default_factory=Counter)
     masks: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
@@ -151,8 +157,9 @@ def gather(run: ReportView, room: int) -> RunFacts:
             seen.objects += len(objects)
             for class_id, rows in _by_class(objects.class_id):
                 _count_objects(facts.classes.setdefault(class_id, fresh()), objects, rows)
-        counts = label_pixels(run.label_path(scene.key))
-        if counts is not None:
+        raster = label_raster(run, scene.key)
+        if raster is not None:
+            counts = label_pixels(raster)
             seen.labelled = int(sum(counts.values()) - counts.get(IGNORE, 0))
             for class_id, pixels in counts.items():
                 if class_id != IGNORE:
@@ -166,6 +173,7 @@ def _count_tiles(records: Iterable[TileRecord], total: TileFacts, scene: SceneFa
         total.status[status] += 1
         scene.tiles[status] += 1
         total.masks += int(record.masks or 0)
+        total.dropped.update(getattr(record, "dropped", None) or {})
         if status != "ok":
             kind = (status, str(record.reason or ""))
             if kind not in total.reasons and len(total.reasons) >= 500:
@@ -226,13 +234,20 @@ def _same_place(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> b
     return max(x, y) < max(40.0, max(a[2], a[3], b[2], b[3]) / 3)
 
 
-def label_pixels(path: Path, step: int = 2048) -> dict[int, int] | None:
-    """Pixels of each class id in a label raster (255: no label), read in windows; None when there is no file."""
+def label_raster(run: ReportView, scene_key: str) -> Path | None:
+    """Where the label raster of a scene lies; None when there is none."""
+    try:
+        path = Path(run.label_path(scene_key))
+    except RunError:
+        return None
+    return path if path.is_file() else None
+
+
+def label_pixels(path: Path, step: int = 2048) -> dict[int, int]:
+    """Pixels of each class id in a label raster (255: no label), read in windows."""
     import rasterio
     from rasterio.windows import Window as Block
 
-    if not Path(path).is_file():
-        return None
     counts: Counter[int] = Counter()
     with rasterio.open(path, driver="GTiff") as source:
         for y in range(0, source.height, step):
