@@ -120,6 +120,18 @@ def test_long_chains_are_one_object():
     assert resolve(np.ones(n, int), pairs, np.ones(n - 1, np.float32)).max() == 0
 
 
+def test_entangled_long_objects_are_joined_strongest_first():
+    rng = np.random.default_rng(3)
+    counts, tiles = np.full(60, 3), np.repeat(np.arange(60), 3)
+    pairs = np.stack([np.arange(177), np.arange(177) + 3], 1)  # three objects through all tiles...
+    stray = rng.integers(0, 180, (120, 2))  # ... and links that mix them up
+    pairs = np.concatenate([pairs, stray[tiles[stray[:, 0]] != tiles[stray[:, 1]]]])
+    strength = rng.random(len(pairs)).astype(np.float32)
+    got = resolve(counts, pairs, strength)
+    assert got.tolist() == groups(counts, pairs.tolist(), strength)
+    assert np.bincount(got).max() > 20
+
+
 def test_links_of_another_run_are_refused():
     with pytest.raises(ContractError, match="Links name mask 9, but the scene has 3"):
         resolve(np.array([1, 2]), np.array([[0, 9]]), np.ones(1, np.float32))
