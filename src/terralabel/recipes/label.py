@@ -6,7 +6,7 @@ imagery -> masks -> filtering gate -> features -> stitched objects -> clusters -
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -23,8 +23,7 @@ from terralabel.recipes import ingest
 from terralabel.recipes.backends import make_clusterer, make_extractor, make_generator, resolve
 from terralabel.recipes.layout import Backends, Layout
 from terralabel.recipes.measuring import MeasureJob, measure_shard, probe_tile
-from terralabel.recipes.painting import AssignJob, assign_group
-from terralabel.recipes.relabel import corrections_digest, refresh_labels, settle_classes
+from terralabel.recipes.relabel import assign, corrections_digest, refresh_labels, run_missing, settle_classes
 from terralabel.recipes.run import Run, open_run
 from terralabel.recipes.settings import LabelSettings, stored
 from terralabel.recipes.stitching import LinkJob, ObjectJob, gather_objects, link_shard
@@ -151,7 +150,7 @@ def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
         if layout.has_seams(group)
         for position, shard in enumerate(group.shards)
     ]
-    _run_missing("seams", "shards", link_shard, links, lambda job: job.out, engine, progress)
+    run_missing("seams", "shards", link_shard, links, lambda job: job.out.exists(), engine, progress)
     objects = [
         ObjectJob(
             group,
@@ -165,7 +164,7 @@ def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
         for group in layout.groups
     ]
     # the pieces are written last, so they stand for all three
-    _run_missing("objects", "groups", gather_objects, objects, lambda job: job.pieces, engine, progress)
+    run_missing("objects", "groups", gather_objects, objects, lambda job: job.pieces.exists(), engine, progress)
 
 
 def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Progress) -> None:
@@ -178,11 +177,7 @@ def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Pro
             np.savez(handle, **dict(clusterer.state()))  # type: ignore[arg-type]
         progress.advance()
         progress.finish()
-    jobs = [
-        AssignJob(layout.object_features_path(group), state, layout.backends.clusters, layout.assigned_path(group))
-        for group in layout.groups
-    ]
-    _run_missing("assign", "groups", assign_group, jobs, lambda job: job.out, engine, progress)
+    assign(layout, engine, progress)
 
 
 def _training_features(layout: Layout) -> Iterable[np.ndarray]:
@@ -199,27 +194,6 @@ def _training_features(layout: Layout) -> Iterable[np.ndarray]:
             features = np.asarray(batch["feature"])
             if features.shape[1] and keep.any():
                 yield features if keep.all() else features[keep]
-
-
-def _run_missing(
-    stage: str,
-    unit: str,
-    function: Callable[[Any], Any],
-    jobs: Sequence[Any],
-    target: Callable[[Any], Path],
-    engine: Engine,
-    progress: Progress,
-) -> None:
-    """Run the jobs whose part is not there yet."""
-    todo = [job for job in jobs if not target(job).exists()]
-    if not todo:
-        return
-    progress.start(stage, len(jobs), unit, len(jobs) - len(todo))
-    for _, summary in engine.map(function, todo):
-        if isinstance(summary, Crash):
-            raise RunError(f"{stage}: {summary.reason}; run the same command again, with fewer --workers if memory is short.")
-        progress.advance()
-    progress.finish()
 
 
 # ------------------------------------------------------------------------------------------------------------ manifest

@@ -188,6 +188,10 @@ class Layout:
         """A person's splits of clusters: they speak of one fitted clusterer."""
         return self.folder.corrections_path / f"splits-{self.clusterer_digest()}.npz"
 
+    def corrections_path(self) -> Path:
+        """What a person drew, for all scenes."""
+        return self.folder.corrections_path / "corrections.jsonl"
+
     def marker_path(self, group: Group, classes: str, corrections: str) -> Path:
         """The part that says the group's rasters show this class map (its JSON) and these corrections (their digest)."""
         content = ["labels", _CODE["labels"], self._assigned_digest(group), classes, corrections]

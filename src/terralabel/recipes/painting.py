@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from terralabel import registry
 from terralabel.core.classes import IGNORE, Classes
+from terralabel.core.files import atomic_path
 from terralabel.core.grid import TilePlan, Window
 from terralabel.core.masks import Masks
 from terralabel.core.scene import Scene
@@ -21,7 +22,17 @@ from terralabel.recipes.plan import Group
 from terralabel.recipes.stitching import read_pieces, scene_tiles
 from terralabel.runs.parts import iterate_part, read_notes, read_part, write_part
 
-__all__ = ["AssignJob", "PaintJob", "assign_group", "cluster_blocks", "load_clusterer", "paint_group"]
+__all__ = [
+    "AssignJob",
+    "ClusterSplit",
+    "PaintJob",
+    "assign_group",
+    "cluster_blocks",
+    "load_clusterer",
+    "load_splits",
+    "paint_group",
+    "save_splits",
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class AssignJob:
     features: Path
     clusterer: Path
     name: str
+    splits: Path  # need not be there
     out: Path
 
 
@@ -40,12 +52,60 @@ def load_clusterer(name: str, state: Path) -> Any:
         return type(registry.create("clusters", name)).from_state({key: arrays[key] for key in arrays.files})
 
 
+@dataclass(frozen=True)
+class ClusterSplit:
+    """A person's split: objects of `cluster` go to `ids[part]`, the part being what `clusterer` says of their features."""
+
+    cluster: int
+    ids: tuple[int, ...]
+    clusterer: Any
+
+    def applied(self, clusters: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """(n,) int32 clusters after the split."""
+        rows = np.flatnonzero(clusters == self.cluster)
+        if not len(rows):
+            return clusters
+        parts, _ = self.clusterer.predict(features[rows])
+        out = clusters.copy()
+        out[rows] = np.where(parts < 0, self.cluster, np.array(self.ids, np.int32)[np.maximum(parts, 0)])
+        return out
+
+
+def save_splits(path: Path, splits: Sequence[ClusterSplit]) -> None:
+    """Write splits, in the order they were made."""
+    arrays: dict[str, np.ndarray] = {}
+    for i, split in enumerate(splits):
+        arrays[f"{i}/ids"] = np.array([split.cluster, *split.ids], dtype=np.int32)
+        arrays |= {f"{i}/state/{name}": value for name, value in split.clusterer.state().items()}
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
+
+
+def load_splits(path: Path) -> list[ClusterSplit]:
+    """What `save_splits` wrote; none when there is no file."""
+    if not path.is_file():
+        return []
+    from terralabel.clusters.kmeans import OnlineKMeans
+
+    with np.load(path, allow_pickle=False) as arrays:
+        out = []
+        for i in range(sum(name.endswith("/ids") for name in arrays.files)):
+            state = {name.removeprefix(f"{i}/state/"): arrays[name] for name in arrays.files if name.startswith(f"{i}/state/")}
+            cluster, *ids = arrays[f"{i}/ids"].tolist()
+            out.append(ClusterSplit(cluster, tuple(ids), OnlineKMeans.from_state(state)))
+        return out
+
+
 def assign_group(job: AssignJob) -> dict[str, Any]:
-    """Write cluster (n,) int32 and score (n,) float32, row for row as the objects."""
+    """Write cluster (n,) int32 and score (n,) float32, row for row as the objects; a person's splits are applied."""
     clusterer = load_clusterer(job.name, job.clusterer)
+    splits = load_splits(job.splits)
     clusters, scores = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     for batch in iterate_part(job.features):
-        ids, certainty = clusterer.predict(np.asarray(batch["feature"]))
+        features = np.asarray(batch["feature"])
+        ids, certainty = clusterer.predict(features)
+        for split in splits:
+            ids = split.applied(ids, features)
         clusters.append(ids)
         scores.append(certainty)
     write_part(job.out, {"cluster": np.concatenate(clusters), "score": np.concatenate(scores)}, {})
@@ -63,6 +123,7 @@ class PaintJob:
     objects: Path
     assigned: Path
     classes: Classes
+    corrections: Path  # the file of what a person drew; it need not be there
     labels: tuple[Path, ...]  # one raster per scene
     marker: Path  # the part that says: these rasters are those of this digest
 
@@ -72,7 +133,7 @@ def paint_group(job: PaintJob) -> dict[str, Any]:
     from terralabel.export.corrections import apply_to_raster, load_corrections
     from terralabel.export.rasters import write_label_raster
 
-    corrections = load_corrections(job.run / "corrections")
+    corrections = load_corrections(job.corrections)
     blocks = _ClassBlocks(job)
     for stale in sorted(job.marker.parent.glob(f"{job.group.name}-*.parquet")):
         stale.unlink()  # it speaks of rasters that are about to be replaced

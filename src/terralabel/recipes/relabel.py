@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from terralabel.core.classes import IGNORE, ClassEntry, Classes, distinct_color
 from terralabel.core.files import write_text
 from terralabel.errors import RunError
+from terralabel.export.corrections import load_corrections
 from terralabel.recipes.layout import Layout
-from terralabel.recipes.painting import PaintJob, cluster_blocks, paint_group
+from terralabel.recipes.painting import AssignJob, PaintJob, assign_group, cluster_blocks, load_splits, paint_group
 from terralabel.runs.engine import Crash, Engine
 from terralabel.runs.progress import Progress
 
@@ -30,6 +33,42 @@ __all__ = [
 _AUTOMATIC = re.compile(r"cluster \d+")
 
 
+def run_missing(
+    stage: str,
+    unit: str,
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    done: Callable[[Any], bool],
+    engine: Engine,
+    progress: Progress,
+) -> None:
+    """Run the jobs that are not `done` yet."""
+    todo = [job for job in jobs if not done(job)]
+    if not todo:
+        return
+    progress.start(stage, len(jobs), unit, len(jobs) - len(todo))
+    for _, summary in engine.map(function, todo):
+        if isinstance(summary, Crash):
+            raise RunError(f"{stage}: {summary.reason}; run the same command again, with fewer --workers if memory is short.")
+        progress.advance()
+    progress.finish()
+
+
+def assign(layout: Layout, engine: Engine, progress: Progress) -> None:
+    """The cluster of every object, where it is not known yet."""
+    jobs = [
+        AssignJob(
+            layout.object_features_path(group),
+            layout.clusterer_path(),
+            layout.backends.clusters,
+            layout.splits_path(),
+            layout.assigned_path(group),
+        )
+        for group in layout.groups
+    ]
+    run_missing("assign", "groups", assign_group, jobs, lambda job: job.out.exists(), engine, progress)
+
+
 def is_automatic(entry: ClassEntry) -> bool:
     """True for a class nobody named."""
     return _AUTOMATIC.fullmatch(entry.name) is not None
@@ -39,11 +78,7 @@ def cluster_count(layout: Layout) -> int:
     """Clusters of the run: those that were fitted and those a person split off."""
     with np.load(layout.clusterer_path(), allow_pickle=False) as arrays:
         count = len(arrays["centres"])
-    path = layout.splits_path()
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as arrays:
-            count += sum(len(arrays[name]) - 1 for name in arrays.files)
-    return count
+    return count + sum(len(split.ids) - 1 for split in load_splits(layout.splits_path()))
 
 
 def read_classes(layout: Layout) -> Classes:
@@ -56,44 +91,55 @@ def write_classes(layout: Layout, classes: Classes, *, touched: bool) -> None:
     write_text(layout.folder.classes_path, classes.to_json() + "\n")
     manifest = layout.folder.manifest()
     touched = touched or manifest.get("classes", {}).get("touched", False)
-    layout.folder.write_manifest({**manifest, "classes": {"clusterer": layout.clusterer_digest(), "touched": touched}})
+    layout.folder.write_manifest(
+        {**manifest, "classes": {"clusterer": layout.clusterer_digest(), "clusters": cluster_count(layout), "touched": touched}}
+    )
 
 
 def settle_classes(layout: Layout, progress: Progress) -> None:
     """Make sure there is a class map for the clusters as they are now.
 
-    New clusters get a class each. Where a person named, merged or dropped classes of earlier clusters, each new cluster
-    joins the class that most of its pixels had.
+    New clusters get a class each. Where a person worked on earlier clusters (named, merged or dropped classes, corrected
+    objects), each new cluster joins the class that most of its pixels had.
     """
     about = layout.folder.manifest().get("classes", {})
-    if layout.folder.classes_path.is_file() and about.get("clusterer") == layout.clusterer_digest():
+    there = layout.folder.classes_path.is_file()
+    if there and about.get("clusterer") == layout.clusterer_digest():
         return
-    classes = Classes.of_clusters(cluster_count(layout))
-    if layout.folder.classes_path.is_file() and about.get("touched"):
-        progress.say("clusters have changed: carrying the named classes over by where they lie")
-        classes = _carried_over(layout, read_classes(layout))
+    corrections = load_corrections(layout.corrections_path())
+    if there and (about.get("touched") or len(corrections)):
+        progress.say("clusters have changed: carrying a person's classes over by where they lie")
+        overlap = _overlap(layout, cluster_count(layout))
+        old = read_classes(layout)
+        dropped = len(old.of_cluster) < about.get("clusters", 0)
+        classes = carried_over(old, overlap, {item.class_id for item in corrections.items}, dropped=dropped)
+    else:
+        classes = Classes.of_clusters(cluster_count(layout))
     write_classes(layout, classes, touched=False)
 
 
-def _carried_over(layout: Layout, old: Classes) -> Classes:
-    """The old classes over the new clusters, by overlap of the old label rasters with the new clusters."""
-    count = cluster_count(layout)
-    overlap = _overlap(layout, count)
-    named = {entry.id for entry in old if not is_automatic(entry)}
-    members: dict[int, list[int]] = {entry.id: [] for entry in old if entry.id in named}
+def carried_over(old: Classes, overlap: np.ndarray, used: Collection[int] = (), *, dropped: bool = False) -> Classes:
+    """The old classes over new clusters.
+
+    overlap (clusters, 65536): pixels of each new cluster under each old class id (255: under none). A class that a person
+    named, or that a correction uses (`used`), keeps its id, name and colour, and gets the new clusters that lie mostly in
+    it; where clusters had been `dropped`, a new one that lies mostly under 255 is dropped, too; every other new cluster
+    gets a class of its own.
+    """
+    kept = {entry.id for entry in old if not is_automatic(entry) or entry.id in used}
+    members: dict[int, list[int]] = {class_id: [] for class_id in kept}
     loose: list[int] = []
-    for cluster in range(count):
-        best = int(np.argmax(overlap[cluster])) if overlap[cluster].any() else -1
-        if 2 * overlap[cluster].max(initial=0) < overlap[cluster].sum() or best < 0:
-            loose.append(cluster)
-        elif best in named:
+    for cluster, row in enumerate(overlap):
+        best = int(np.argmax(row)) if row.any() else -1
+        mostly = best >= 0 and 2 * row[best] >= row.sum()
+        if mostly and best in kept:
             members[best].append(cluster)
-        elif best != IGNORE:
-            loose.append(cluster)  # an earlier cluster without a name; 255, a dropped one, stays dropped
-    entries = [ClassEntry(e.id, e.name, e.color, tuple(members[e.id])) for e in old if e.id in named]
-    taken = set(named)
+        elif not (dropped and mostly and best == IGNORE):
+            loose.append(cluster)
+    entries = [replace(entry, clusters=tuple(members[entry.id])) for entry in old if entry.id in kept]
+    taken = {*kept, IGNORE}
     for cluster in loose:
-        new_id = next(i for i in range(cluster, 65535) if i not in taken and i != IGNORE)
+        new_id = cluster if cluster not in taken else next(i for i in range(65535) if i not in taken)
         taken.add(new_id)
         entries.append(ClassEntry(new_id, f"cluster {cluster}", distinct_color(new_id), (cluster,)))
     return Classes().with_entries(entries)
@@ -134,32 +180,27 @@ def paint_job(layout: Layout, group_name: str) -> PaintJob:
         layout.objects_path(group),
         layout.assigned_path(group),
         Classes.from_json(text),
+        layout.corrections_path(),
         tuple(layout.label_path(scene) for scene in group.scenes),
         layout.marker_path(group, text, corrections_digest(layout)),
     )
 
 
 def corrections_digest(layout: Layout) -> str:
-    """Names what a person drew: every file under corrections/ but the splits, which are in the clusters already."""
-    folder: Path = layout.folder.corrections_path
-    content = hashlib.sha256()
-    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-        if path.is_file() and not path.name.startswith("splits-"):
-            content.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return content.hexdigest()
+    """Names what a person drew; "" for nothing."""
+    path = layout.corrections_path()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def refresh_labels(layout: Layout, engine: Engine, progress: Progress) -> None:
     """Paint the rasters that do not show the clusters, classes and corrections as they are now; remove those of no scene."""
     jobs = [paint_job(layout, group.name) for group in layout.groups]
-    todo = [job for job in jobs if not (job.marker.exists() and all(path.exists() for path in job.labels))]
-    progress.start("labels", len(jobs), "groups", len(jobs) - len(todo))
-    for _, summary in engine.map(paint_group, todo):
-        if isinstance(summary, Crash):
-            raise RunError(f"labels: {summary.reason}; run the same command again.")
-        progress.advance()
-    progress.finish()
+    run_missing("labels", "groups", paint_group, jobs, _is_painted, engine, progress)
     _remove_strangers(layout)
+
+
+def _is_painted(job: PaintJob) -> bool:
+    return job.marker.exists() and all(path.exists() for path in job.labels)
 
 
 def _remove_strangers(layout: Layout) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from terralabel.recipes.stitching import scene_tiles
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.parts import Ragged, iterate_part, read_notes, read_part
 from terralabel.runs.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from terralabel.export.corrections import Corrections
 
 __all__ = ["Run", "TileRow", "export_run", "open_run", "report_run"]
 
@@ -161,13 +164,16 @@ class Run:
 
     def objects(self, scene_key: str) -> Iterator[Objects]:
         """The scene's objects in batches, class map and corrections applied, always in the same order."""
-        from terralabel.export.corrections import apply_to_objects, correction_objects, load_corrections
+        from terralabel.export.corrections import corrected_batches
 
-        corrections = load_corrections(self.folder.corrections_path).of(scene_key)
-        for batch in self.automatic_objects(scene_key):
-            yield apply_to_objects(batch, corrections)
-        last = max(self._first_ids.values()) + sum(read_notes(self.layout.objects_path(self.layout.groups[-1]))["numbers"])
-        yield from correction_objects(self._scene[scene_key], corrections, first_id=last + 1)
+        return corrected_batches(scene_key, self.automatic_objects(scene_key), self.corrections)
+
+    @property
+    def corrections(self) -> Corrections:
+        """What a person drew or changed."""
+        from terralabel.export.corrections import load_corrections
+
+        return load_corrections(self.layout.corrections_path())
 
     def automatic_objects(self, scene_key: str) -> Iterator[Objects]:
         """As `objects`, without corrections."""
