@@ -78,11 +78,10 @@ class FakeRun:
         self.scenes = (*self.scenes, scene)
         self.labels[scene.key] = labels
         self.batches[scene.key] = [
-            objects_of(scene.key, masks[i : i + batch], class_ids[i : i + batch], first + i) for i in range(0, len(masks), batch)
+            objects_of(scene.key, masks[i : i + batch], class_ids[i : i + batch], first + i)
+            for i in range(0, len(masks), batch)
         ]
-        write_label_raster(
-            self.label_path(scene.key), scene, self.classes, [(Window(0, 0, scene.width, scene.height), labels)]
-        )
+        write_label_raster(self.label_path(scene.key), scene, self.classes, [(Window(0, 0, scene.width, scene.height), labels)])
         return self
 
     def label_path(self, scene_key: str) -> Path:
@@ -136,7 +135,7 @@ def run(tmp_path: Path) -> FakeRun:
 
 
 @pytest.fixture
-def painter():  # noqa: ANN201 - a namespace of the functions above, for tests that need their own run
+def painter():
     """The functions of this module, for tests that paint their own run."""
 
     class Painter:

@@ -19,6 +19,7 @@ from terralabel.core.scene import Scene
 from terralabel.errors import RunError
 from terralabel.export.features import Outlines
 from terralabel.export.names import relative_sources
+from terralabel.export.note import Note
 from terralabel.export.polygons import simplified, trace
 from terralabel.export.segments import Segments, compress, object_segments, to_frame
 
@@ -65,17 +66,8 @@ class Coco:
                 )
 
     def _write(self, file: TextIO, run: RunView, scenes: list[Scene], numbers: dict[str, int]) -> None:
-        info = {
-            "description": "Labels made by TerraLabel",
-            "terralabel": {
-                "run_id": run.id,
-                "model": run.masks_name,
-                "scenes": [scene.key for scene in scenes],
-                "polygons": self.polygons,
-                "simplify": self.simplify,
-                "max_vertices": self.max_vertices,
-            },
-        }
+        note = Note.of(run, scenes, Outlines(self.simplify, self.max_vertices))
+        info = {"description": "Labels made by TerraLabel", "terralabel": note.to_json()}
         where = relative_sources(run.scenes)
         file.write(f'{{\n"info": {_dumps(info)},\n"licenses": [],\n"images": [')
         _write_items(file, (self._image(scene, numbers, str(where[scene.key])) for scene in scenes))

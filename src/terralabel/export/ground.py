@@ -80,8 +80,8 @@ class GroundArea:
         crs = parse_crs(scene.georeference.crs)
         if crs is None or not (crs.is_geographic or crs.is_projected):
             return None
-        geod = crs.get_geod()
-        if geod is None:
+        geod, geodetic = crs.get_geod(), crs.geodetic_crs
+        if geod is None or geodetic is None:
             return None
         steps = np.array([[0, 0], [0.5, 0], [1, 0], [1, 0.5], [1, 1], [0.5, 1], [0, 1], [0, 0.5]])
         width, height = np.diff(self._columns), np.diff(self._rows)
@@ -89,7 +89,6 @@ class GroundArea:
         y = self._rows[:-1][:, None, None] + height[:, None, None] * steps[:, 1]
         x, y = np.broadcast_arrays(x, y)  # (rows, columns, 8)
         try:
-            geodetic = crs.geodetic_crs
             to_geodetic = Transformer.from_crs(crs, geodetic, always_xy=True)
             xy = scene.georeference.to_map(np.stack([x.ravel(), y.ravel()], 1))
             angles = np.stack(to_geodetic.transform(xy[:, 0], xy[:, 1], errcheck=False))

@@ -18,7 +18,7 @@ def relative_sources(scenes: Iterable[Scene]) -> dict[str, PurePosixPath]:
     sources = {scene.key: Path(scene.source) for scene in scenes}
     if not sources:
         return {}
-    absolute = {key: Path(os.path.abspath(path)) for key, path in sources.items()}  # noqa: PTH100 - links stay as they are
+    absolute = {key: Path(os.path.abspath(path)) for key, path in sources.items()}
     base = os.path.commonpath([path.parent for path in absolute.values()])
     return {key: PurePosixPath(path.relative_to(base).as_posix()) for key, path in absolute.items()}
 
@@ -47,7 +47,7 @@ def link_image(source: Path, final: Path) -> Path:
     temporary = final.with_name(f".tmp-{os.getpid()}-link")
     try:
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(Path(os.path.abspath(source)))  # noqa: PTH100
+        temporary.symlink_to(Path(os.path.abspath(source)))
         os.replace(temporary, final)
     except OSError as error:
         raise SpaceError(

@@ -83,7 +83,7 @@ class _Tiles:
                 known[part.relative_to(place).slices()] = True
                 if known.all():
                     self.partial.pop(key, None)
-                    self.done[key] = zlib.crc32(values)
+                    self.done[key] = zlib.crc32(values.tobytes())
                     yield place, values
                 else:
                     self.partial[key] = values, known
@@ -95,8 +95,8 @@ class _Tiles:
                 key = (row, column)
                 if key not in self.done:
                     place = self.window(key)
-                    values, _ = self.partial.pop(key, None) or self._blank(place)
-                    self.done[key] = zlib.crc32(values)
+                    values, _ = self.partial.pop(key) if key in self.partial else self._blank(place)
+                    self.done[key] = zlib.crc32(values.tobytes())
                     yield place, values
 
     def _blank(self, place: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +189,7 @@ def _verify(path: Path, tiles: _Tiles) -> None:
     """Read every tile back: on a full disk GDAL may close a file without an error and leave zeros."""
     with rasterio.open(path) as written:
         for key, checksum in tiles.done.items():
-            if zlib.crc32(written.read(1, window=_raster_window(tiles.window(key)))) != checksum:
+            if zlib.crc32(written.read(1, window=_raster_window(tiles.window(key))).tobytes()) != checksum:
                 raise RasterioError("a tile reads back differently from what was written; is the disk full or failing?")
 
 

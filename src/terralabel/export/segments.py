@@ -7,6 +7,7 @@ objects is done on segments, so memory follows the length of an outline, never t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def compress(runs: np.ndarray, offsets: np.ndarray) -> list[str]:
         more = more & go_on
     text = characters[used].tobytes().decode("ascii")
     ends = np.concatenate([[0], np.cumsum(used.sum(axis=1))])[offsets]
-    return [text[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [text[a:b] for a, b in pairwise(ends)]
 
 
 def decompress(text: str) -> np.ndarray:

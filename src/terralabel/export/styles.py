@@ -20,9 +20,7 @@ def raster_style(classes: Classes) -> str:
     """The `.qml` beside a label raster: a palette with class names; 255 stays transparent."""
     qgis = Element("qgis", version="3.22.0", styleCategories="AllStyleCategories", hasScaleBasedVisibilityFlag="0")
     pipe = SubElement(qgis, "pipe")
-    renderer = SubElement(
-        pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor=""
-    )
+    renderer = SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor="")
     SubElement(renderer, "rasterTransparency")
     palette = SubElement(renderer, "colorPalette")
     for entry in classes:
@@ -31,33 +29,38 @@ def raster_style(classes: Classes) -> str:
     SubElement(pipe, "huesaturation", saturation="0", grayscaleMode="0")
     SubElement(pipe, "rasterresampler", maxOversampling="2")
     SubElement(qgis, "blendMode").text = "0"
-    return _DOCTYPE + tostring(qgis, encoding="unicode") + "\n"
+    return _document(qgis)
 
 
-def class_style(classes: Classes, *, opacity: float = 0.55) -> str:
-    """QML for a polygon layer with the attribute `class_id`: a fill in the class's colour, 255 as a grey outline."""
+def class_style(classes: Classes, *, opacity: float = 0.55, order: str = "") -> str:
+    """QML for a polygon layer with the attribute `class_id`: a fill in the class's colour, 255 as a grey outline.
+
+    Classes are chosen by name from a list when a feature is edited. `order` is an attribute by which features are drawn,
+    largest value first.
+    """
     rows = [(str(entry.id), entry.name, entry.color, opacity) for entry in classes]
-    return _categorized("class_id", "long", [*rows, (str(IGNORE), "no class", "#808080", 0.0)])
+    qgis = _categorized("class_id", "long", [*rows, (str(IGNORE), "no class", "#808080", 0.0)], order)
+    _add_choice(qgis, "class_id", [(label, value) for value, label, _, _ in rows] + [("no class", str(IGNORE))])
+    return _document(qgis)
 
 
 def status_style() -> str:
     """QML for the layer of tiles: an outline by status, failed tiles filled."""
-    return _categorized(
-        "status", "string", [(name, name, color, 0.4 if name == "failed" else 0.0) for name, color in _STATUS_COLORS.items()]
-    )
+    rows = [(name, name, color, 0.4 if name == "failed" else 0.0) for name, color in _STATUS_COLORS.items()]
+    return _document(_categorized("status", "string", rows))
 
 
-def _categorized(attribute: str, value_type: str, rows: list[tuple[str, str, str, float]]) -> str:
+def _categorized(attribute: str, value_type: str, rows: list[tuple[str, str, str, float]], order: str = "") -> Element:
     """A categorised renderer of (value, label, "#rrggbb", fill opacity 0..1) rows."""
-    qgis = Element("qgis", version="3.22.0", styleCategories="Symbology")
-    renderer = SubElement(
-        qgis, "renderer-v2", type="categorizedSymbol", attr=attribute, forceraster="0", symbollevels="0", enableorderby="0"
-    )
+    qgis = Element("qgis", version="3.22.0", styleCategories="Symbology|Forms")
+    options = {"forceraster": "0", "symbollevels": "0", "enableorderby": str(int(bool(order)))}
+    renderer = SubElement(qgis, "renderer-v2", {"type": "categorizedSymbol", "attr": attribute, **options})
+    if order:
+        clause = SubElement(SubElement(renderer, "orderby"), "orderByClause", asc="0", nullsFirst="0")
+        clause.text = f'"{order}"'
     categories, symbols = SubElement(renderer, "categories"), SubElement(renderer, "symbols")
     for index, (value, label, color, opacity) in enumerate(rows):
-        SubElement(
-            categories, "category", value=value, type=value_type, symbol=str(index), label=_text(label), render="true"
-        )
+        SubElement(categories, "category", value=value, type=value_type, symbol=str(index), label=_text(label), render="true")
         symbol = SubElement(symbols, "symbol", type="fill", name=str(index), alpha="1", clip_to_extent="1", force_rhr="0")
         layer = SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
         line = _rgba(color, 255)
@@ -74,6 +77,20 @@ def _categorized(attribute: str, value_type: str, rows: list[tuple[str, str, str
         for key, option in values.items():
             SubElement(option_map, "Option", name=key, type="QString", value=option)
             SubElement(layer, "prop", k=key, v=option)  # QGIS before 3.24 reads these
+    return qgis
+
+
+def _add_choice(qgis: Element, attribute: str, choices: list[tuple[str, str]]) -> None:
+    """Let the form offer (label, value) pairs for an attribute."""
+    field = SubElement(SubElement(qgis, "fieldConfiguration"), "field", name=attribute, configurationFlags="None")
+    widget = SubElement(field, "editWidget", type="ValueMap")
+    options = SubElement(SubElement(widget, "config"), "Option", type="Map")
+    listed = SubElement(options, "Option", name="map", type="List")
+    for label, value in choices:
+        SubElement(SubElement(listed, "Option", type="Map"), "Option", name=_text(label), type="QString", value=value)
+
+
+def _document(qgis: Element) -> str:
     return _DOCTYPE + tostring(qgis, encoding="unicode") + "\n"
 
 

@@ -30,6 +30,7 @@ from terralabel.export.features import (
     tile_batches,
 )
 from terralabel.export.ground import CrsGroup, crs_groups
+from terralabel.export.note import Note
 from terralabel.export.styles import class_style, status_style
 
 __all__ = ["EXPORT_TABLE", "GeoJson", "GeoPackage", "GeoParquet"]
@@ -84,48 +85,42 @@ class GeoPackage:
         for group, final in zip(groups, files, strict=True):
             with atomic_path(final) as temporary:
                 try:
-                    counts = {layer: _write_layer(temporary, run, group, layer, outlines) for layer in _LAYERS}
-                    _finish(temporary, run, group, outlines, counts)
+                    for layer in _LAYERS:
+                        _write_layer(temporary, run, group, layer, outlines)
+                    _finish(temporary, run, group, outlines)
                 finally:
                     for side in ("-journal", "-wal", "-shm"):
                         temporary.with_name(temporary.name + side).unlink(missing_ok=True)
         return files
 
 
-def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> int:
-    """Stream one layer into the GeoPackage; returns the number of features."""
+def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> None:
+    """Stream one layer into the GeoPackage."""
     schema, geometry_type = _LAYERS[layer]
-    count = 0
-
-    def counted() -> Iterator[pa.RecordBatch]:
-        nonlocal count
-        for batch in _batches(run, group, layer, outlines):
-            count += batch.num_rows
-            yield batch
-
     options: dict[str, Any] = {} if group.crs is not None else {"SRID": "-1"}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'crs' was not provided")  # a coordinate system is never invented
             pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(schema, counted()),
+                pa.RecordBatchReader.from_batches(schema, _batches(run, group, layer, outlines)),
                 path,
                 layer=layer,
                 driver="GPKG",
                 geometry_name="geometry",
                 geometry_type=geometry_type,
                 crs=group.crs.to_wkt() if group.crs is not None else None,
+                dataset_options={"VERSION": "1.3"},  # what QGIS 3.22 and its contemporaries read without a warning
                 layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
             )
     except pyogrio.errors.DataSourceError as error:
         raise RunError(f"GDAL could not write {path.name}: {' '.join(str(error).split())}.") from error
-    return count
 
 
-def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines, counts: dict[str, int]) -> None:
+def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> None:
     """Add styles and what was exported; fix the times; compact, which also makes the bytes depend on content only."""
     classes = class_style(run.classes)
-    styles = [("masks", classes), ("labels", classes), ("tiles", status_style())]
+    objects = class_style(run.classes, order="area_px")
+    styles = [("masks", objects), ("labels", classes), ("tiles", status_style())]
     with closing(sqlite3.connect(path)) as base, base:
         base.execute(
             "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), "
@@ -138,14 +133,9 @@ def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines, count
             "styleSLD, useAsDefault, description, owner, update_time) VALUES ('', '', ?, 'geom', ?, ?, '', 1, ?, '', ?)",
             [(layer, layer, qml, f"TerraLabel {layer}", _TIME) for layer, qml in styles],
         )
-        base.execute(
-            f"CREATE TABLE {EXPORT_TABLE} (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, run_id TEXT NOT NULL, "
-            "scene TEXT NOT NULL, simplify DOUBLE NOT NULL, max_vertices INTEGER NOT NULL, masks INTEGER NOT NULL)"
-        )
-        base.executemany(
-            f"INSERT INTO {EXPORT_TABLE} (run_id, scene, simplify, max_vertices, masks) VALUES (?, ?, ?, ?, ?)",  # noqa: S608
-            [(run.id, scene.key, outlines.simplify, outlines.max_vertices, counts["masks"]) for scene in group.scenes],
-        )
+        note = json.dumps(Note.of(run, group.scenes, outlines).to_json())
+        base.execute(f"CREATE TABLE {EXPORT_TABLE} (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, note TEXT NOT NULL)")
+        base.execute(f"INSERT INTO {EXPORT_TABLE} (note) VALUES (?)", (note,))  # noqa: S608
         base.executemany(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change) VALUES (?, 'attributes', ?, '', ?)",
             [(table, table, _TIME) for table in ("layer_styles", EXPORT_TABLE)],
@@ -171,14 +161,15 @@ class GeoParquet:
         for layer in _LAYERS:
             for group, name in zip(groups, _file_names(groups, layer, ".parquet"), strict=True):
                 written.append(out / name)
-                _write_parquet(written[-1], group, layer, _batches(run, group, layer, outlines))
+                note = Note.of(run, group.scenes, outlines)
+                _write_parquet(written[-1], group, layer, note, _batches(run, group, layer, outlines))
         return written
 
 
 _BOX = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
 
 
-def _write_parquet(final: Path, group: CrsGroup, layer: str, batches: Iterable[pa.RecordBatch]) -> None:
+def _write_parquet(final: Path, group: CrsGroup, layer: str, note: Note, batches: Iterable[pa.RecordBatch]) -> None:
     schema, geometry_type = _LAYERS[layer]
     column: dict[str, Any] = {
         "encoding": "WKB",
@@ -188,7 +179,8 @@ def _write_parquet(final: Path, group: CrsGroup, layer: str, batches: Iterable[p
         "covering": {"bbox": {name: ["bbox", name] for name in ("xmin", "ymin", "xmax", "ymax")}},
     }
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    full = schema.append(pa.field("bbox", _BOX)).with_metadata({"geo": json.dumps(geo)})
+    metadata = {"geo": json.dumps(geo), "terralabel": json.dumps(note.to_json())}
+    full = schema.append(pa.field("bbox", _BOX)).with_metadata(metadata)
     with (
         atomic_path(final) as temporary,
         pq.ParquetWriter(temporary, full, compression="zstd", write_page_checksum=True) as writer,
@@ -212,7 +204,9 @@ class GeoJson:
         outlines = Outlines(self.simplify, self.max_vertices)
         groups = [group for group in crs_groups(run.scenes) if group.crs is not None]
         if not groups:
-            raise RunError("GeoJSON is in longitude and latitude, and no scene has a coordinate system: use geopackage or coco.")
+            raise RunError(
+                "GeoJSON is in longitude and latitude, and no scene has a coordinate system: use geopackage or coco."
+            )
         return [_write_geojson(out / f"{layer}.geojson", run, groups, layer, outlines) for layer in ("masks", "labels")]
 
 
@@ -220,7 +214,8 @@ def _write_geojson(final: Path, run: RunView, groups: list[CrsGroup], layer: str
     from pyproj import Transformer
 
     with atomic_path(final) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
+        note = Note.of(run, [scene for group in groups for scene in group.scenes], outlines)
+        file.write(f'{{"type": "FeatureCollection", "terralabel": {json.dumps(note.to_json())}, "features": [')
         separator = "\n"
         for group in groups:
             to_degrees = Transformer.from_crs(group.crs, "EPSG:4326", always_xy=True)
