@@ -51,7 +51,8 @@ def number(value: Any) -> str:
 def percent(part: float, whole: float) -> str:
     """Share in percent, as HTML; "&lt;0.1 %" where it would round to nothing."""
     share = 100 * part / whole if whole else 0.0
-    return "&lt;0.1 %" if 0 < share < 0.05 else f"{share:.1f} %"
+    shown = "&lt;0.1" if 0 < share < 0.05 else f"{share:.1f}"
+    return shown + "\N{NO-BREAK SPACE}%"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[int] = (), limit: int = 300) -> str:

@@ -75,7 +75,9 @@ def _resource(name: str) -> str:
 
 
 def _title(run: ReportView) -> str:
-    return Path(run.path).name or run.id
+    """The run's folder and the one it lies in: many runs are just called "run"."""
+    parts = [part for part in Path(run.path).parts if part not in ("/", "..")]
+    return " / ".join(parts[-2:]) or run.id
 
 
 def _ranked_classes(run: ReportView, facts: RunFacts) -> list[ClassEntry]:
@@ -131,7 +133,7 @@ def _palette(shown: list[ClassEntry], facts: RunFacts) -> str:
         for e in shown[:CARDS]
     ]
     rest = max(facts.scene_pixels - facts.labelled, 0)
-    blank = f"<li class=soft>no label <small>{percent(rest, facts.scene_pixels)}</small></li>" if rest else ""
+    blank = f"<li class=soft>no label or no data <small>{percent(rest, facts.scene_pixels)}</small></li>" if rest else ""
     return "".join(items) + blank
 
 

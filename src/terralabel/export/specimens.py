@@ -36,6 +36,8 @@ __all__ = [
 SIZE_BINS = 28
 #: Longer side, in pixels, of the masks that are kept and of the crops that are shown.
 THUMBNAIL = 128
+#: GDAL's block cache in MB; its own default is a share of the machine's memory.
+_CACHE_MB = 64
 
 
 class ReportView(RunView, Protocol):
@@ -249,7 +251,7 @@ def label_pixels(path: Path, step: int = 2048) -> dict[int, int]:
     from rasterio.windows import Window as Block
 
     counts: Counter[int] = Counter()
-    with rasterio.open(path, driver="GTiff") as source:
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB), rasterio.open(path, driver="GTiff") as source:
         for y in range(0, source.height, step):
             for x in range(0, source.width, step):
                 block = source.read(1, window=Block(x, y, min(step, source.width - x), min(step, source.height - y)))
