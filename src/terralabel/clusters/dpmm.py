@@ -309,15 +309,14 @@ class _Sample:
         return _Mixture(Statistics.joined([self._halved(np.flatnonzero(ids == k)) for k in range(len(mixture))]))
 
     def changed(self, mixture: _Mixture) -> _Mixture | None:
-        """The mixture after the splits, or else the merges, that raise the evidence; None if none does."""
+        """The mixture after the merges, or else the splits, that raise the evidence; None if none does."""
+        merged = self._merged(mixture)
+        if len(merged) < len(mixture):
+            return merged
         gains = split_gain(self._prior, mixture.halves, self._settings.alpha)
-        room = self._settings.largest - len(mixture)
-        splits = np.argsort(-gains, kind="stable")[:room]
+        splits = np.argsort(-gains, kind="stable")[: self._settings.largest - len(mixture)]
         splits = splits[gains[splits] > 0]
-        if len(splits):
-            return self._split(mixture, set(splits.tolist()))
-        pairs = self._merges(mixture)
-        return self._merged(mixture, pairs) if pairs else None
+        return self._split(mixture, set(splits.tolist())) if len(splits) else None
 
     def _split(self, mixture: _Mixture, splits: set[int]) -> _Mixture:
         """The halves of these clusters become clusters; the halves of those are cut on the sample."""
@@ -334,30 +333,28 @@ class _Sample:
                 parts.append(cut.times(whole.count[0] / seen) if seen else whole + Statistics.zeros(2, self._prior.width))
         return _Mixture(Statistics.joined(parts))
 
-    def _merges(self, mixture: _Mixture) -> list[tuple[int, int]]:
-        """Pairs of clusters, each in one pair at most, whose merging raises the evidence; the best first."""
-        clusters = mixture.clusters
-        apart = ((clusters.means[:, None] - clusters.means[None]) ** 2).sum(axis=-1)
-        np.fill_diagonal(apart, np.inf)
-        near = np.argsort(apart, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(mixture) - 1)]
-        pairs = sorted({(min(a, b), max(a, b)) for a, row in enumerate(near.tolist()) for b in row})
-        if not pairs:
-            return []
-        gains = merge_gain(self._prior, clusters, np.array(pairs), self._settings.alpha)
-        chosen: list[tuple[int, int]] = []
-        taken: set[int] = set()
-        for index in np.argsort(-gains, kind="stable").tolist():
-            if gains[index] > 0 and not taken & set(pairs[index]):
-                chosen.append(pairs[index])
-                taken |= set(pairs[index])
-        return chosen
+    def _merged(self, mixture: _Mixture) -> _Mixture:
+        """Merge the pair that gains most, again and again, until none gains; the pair become the halves of the new one."""
+        while len(mixture) > 1:
+            clusters = mixture.clusters
+            pairs = _neighbours(clusters.means)
+            gains = merge_gain(self._prior, clusters, pairs, self._settings.alpha)
+            if not gains.max() > 0:
+                break
+            pair = pairs[gains.argmax()]
+            rest = np.setdiff1d(np.arange(len(mixture)), pair)
+            kept = mixture.halves[np.stack([2 * rest, 2 * rest + 1], axis=1).ravel()]
+            mixture = _Mixture(Statistics.joined([kept, clusters[pair]]))
+        return mixture
 
-    def _merged(self, mixture: _Mixture, pairs: list[tuple[int, int]]) -> _Mixture:
-        """Each pair becomes one cluster, with the two as its halves."""
-        clusters = mixture.clusters
-        gone = {k for pair in pairs for k in pair}
-        parts = [mixture.halves[slice(2 * k, 2 * k + 2)] for k in range(len(mixture)) if k not in gone]
-        return _Mixture(Statistics.joined([*parts, *(clusters[np.array(pair)] for pair in pairs)]))
+
+def _neighbours(means: np.ndarray) -> np.ndarray:
+    """(p, 2): each mean with each of the 3 nearest to it, lower index first, every pair once, sorted."""
+    apart = ((means[:, None] - means[None]) ** 2).sum(axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    near = np.argsort(apart, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(means) - 1)]
+    pairs = np.stack([np.repeat(np.arange(len(means)), near.shape[1]), near.ravel()], axis=1)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
 def _log_odds(prior: Prior, clusters: Statistics, vectors: np.ndarray) -> np.ndarray:
