@@ -30,11 +30,12 @@ def painting_order(areas: np.ndarray, ids: np.ndarray | None = None) -> np.ndarr
 def cover(rank: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) -> np.ndarray:
     """For each of `length` places the highest `rank` (>= 0) among the intervals [start, stop) over it, -1 where none is.
 
-    Returns (length,) int32. Cost: number of intervals + length * log2(longest interval), whatever their overlap. Every
+    Returns (length,) int16, or int32 for ranks past 32,767. Cost: number of intervals + length * log2(longest interval), whatever their overlap. Every
     interval is two blocks of one power of two (as in a sparse table); the blocks of a size are laid down, then each is
     halved, from the largest size to single places.
     """
-    top = np.full(length, -1, dtype=np.int32)
+    small = rank.max(initial=0) <= np.iinfo(np.int16).max
+    top = np.full(length, -1, dtype=np.int16 if small else np.int32)
     keep = np.flatnonzero(stop > start)
     if not len(keep):
         return top
@@ -43,7 +44,7 @@ def cover(rank: np.ndarray, start: np.ndarray, stop: np.ndarray, length: int) ->
     level = (np.frexp((stop[keep] - start[keep]).astype(np.float64))[1] - 1).astype(np.int8)  # floor(log2(interval))
     order = np.argsort(-level, kind="stable")
     keep, level = keep[order], level[order]
-    rank, start, stop = rank[keep].astype(np.int32), start[keep], stop[keep]
+    rank, start, stop = rank[keep].astype(top.dtype), start[keep], stop[keep]
     sizes = np.arange(int(level[0]), -1, -1)
     bounds = np.searchsorted(-level, -sizes, side="left"), np.searchsorted(-level, -sizes, side="right")
     spare = np.empty_like(top)
@@ -128,8 +129,13 @@ def _look_up(
         dtype = np.uint16 if low >= 0 and high <= np.iinfo(np.uint16).max else np.int32
     if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
         raise ContractError(f"paint: values {low}..{high} do not fit {np.dtype(dtype)}: choose a wider dtype.")
+    out = np.empty(size, dtype=dtype)
     if not len(top):
-        return np.zeros(size, dtype=dtype)
+        return out
     from cv2 import transpose  # by blocks: numpy's strided copy is several times slower
 
-    return np.take(table.astype(dtype), transpose(top.reshape(size[1], size[0])), mode="wrap")
+    top = transpose(top.reshape(size[1], size[0]))
+    table, step = table.astype(dtype), max(1, (1 << 16) // size[1])
+    for row in range(0, size[0], step):  # few rows at a time, for `take` makes indices of eight bytes
+        np.take(table, top[row : row + step], mode="wrap", out=out[row : row + step])
+    return out
