@@ -25,29 +25,40 @@ __all__ = ["ClassPng", "MmsegFolders", "write_class_png", "write_index_png", "wr
 _ROWS = 512
 
 
-def write_class_png(label: Path, final: Path) -> Path:
+def write_class_png(label: Path, final: Path, classes: Classes) -> Path:
     """A label raster as PNG: palette with class ids as indices (uint8), or 16-bit grey (uint16). Streamed, any size."""
+    if classes.dtype == "uint16":  # a PNG has no palette of 16 bits, so the colours are left out on the way
+        return _write_mapped(label, final, np.arange(65536, dtype=np.uint16), None)
     with atomic_path(final) as temporary, label_environment(final):
         rasterio.shutil.copy(label, temporary, driver="PNG", strict=False, ZLEVEL=6)
     return final
 
 
 def write_index_png(label: Path, final: Path, classes: Classes) -> Path:
-    """As `write_class_png`, with indices 0..n-1 in the order of the class map in place of ids; streamed."""
+    """As `write_class_png`, with indices 0..n-1 in the order of the class map in place of ids; streamed.
+
+    Index 255 stays free for "no label": the 256th class is 256, as in every label raster here.
+    """
     index = Classes(
         tuple(replace(entry, id=k if k < IGNORE else k + 1, clusters=()) for k, entry in enumerate(classes.entries))
     )
     if [entry.id for entry in index] == [entry.id for entry in classes]:
-        return write_class_png(label, final)
+        return write_class_png(label, final, classes)
     table = np.full(65536, IGNORE, dtype=index.dtype)
     table[[entry.id for entry in classes]] = [entry.id for entry in index]
+    return _write_mapped(label, final, table, index if index.dtype == "uint8" else None)
+
+
+def _write_mapped(label: Path, final: Path, table: np.ndarray, colors: Classes | None) -> Path:
+    """The label raster with every id looked up in `table` ((65536,) of the output's dtype), as PNG."""
     with atomic_path(final) as temporary, label_environment(final):
         strips = temporary.with_suffix(".tif")
         try:
             with rasterio.open(label) as source:
                 profile = {"driver": "GTiff", "width": source.width, "height": source.height, "count": 1, "nodata": IGNORE}
-                with rasterio.open(strips, "w", dtype=index.dtype, bigtiff="if_safer", **profile) as target:
-                    target.write_colormap(1, label_colors(index))
+                with rasterio.open(strips, "w", dtype=table.dtype.name, bigtiff="if_safer", **profile) as target:
+                    if colors is not None:
+                        target.write_colormap(1, label_colors(colors))
                     for y in range(0, source.height, _ROWS):
                         window = RasterWindow(0, y, source.width, min(_ROWS, source.height - y))  # type: ignore[call-arg]
                         target.write(table[source.read(1, window=window)], 1, window=window)
@@ -86,7 +97,7 @@ class ClassPng:
     def export(self, run: RunView, out: Path) -> list[Path]:
         """Write `STEM.png` for every scene."""
         names = image_names(run.scenes)
-        written = [write_class_png(run.label_path(key), out / f"{name}.png") for key, name in names.items()]
+        written = [write_class_png(run.label_path(key), out / f"{name}.png", run.classes) for key, name in names.items()]
         write_text(out / "classes.json", run.classes.to_json())
         return [*written, out / "classes.json"]
 

@@ -205,9 +205,10 @@ def simplified(polygons: np.ndarray, simplify: float = 0.0, max_vertices: int = 
 def _valid_or_before(polygons: np.ndarray, distance: float) -> np.ndarray:
     """Simplified polygons; where that broke one, it is left as it was."""
     after = shapely.simplify(polygons, distance, preserve_topology=True)
-    good = shapely.is_valid(after) & ~shapely.is_empty(after)
-    kind = shapely.get_type_id(after) == shapely.GeometryType.MULTIPOLYGON
-    return np.where(good & kind, after, polygons)
+    single = shapely.get_type_id(after) == shapely.GeometryType.POLYGON  # GEOS unwraps a MultiPolygon of one part
+    after[single] = shapely.multipolygons(after[single], indices=np.arange(np.count_nonzero(single)))
+    whole = shapely.get_num_geometries(after) == shapely.get_num_geometries(polygons)
+    return np.where(whole & shapely.is_valid(after) & ~shapely.is_empty(after), after, polygons)
 
 
 def place(geometries: np.ndarray, georeference: Georeference) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
@@ -41,7 +42,7 @@ def label_environment(final: Path) -> Iterator[None]:
         with rasterio.Env(**options), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         free = shutil.disk_usage(final.parent if final.parent.exists() else Path.cwd()).free
         if free < 1 << 22:
             raise SpaceError(
