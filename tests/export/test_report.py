@@ -231,7 +231,7 @@ def test_it_tells_what_was_done_and_what_came_out(run: PaintedRun, page: Page) -
     count = sum(len(batch) for scene in run.scenes for batch in run.objects(scene.key))
     for words in (
         "demo run", "terralabel label images --out", "2026-01-02T03:04:05Z", "no weights were on this machine", "tile_size",
-        "percentile", "out of memory", "key0:00001:00001", "2 tiles failed", "field", "bare soil", "Least certain", "0.710",
+        "percentile", "out of memory", "key0:00001:00001", "2 tiles failed", "field", "bare soil", "least certain", "0.710",
         "adjusted Rand index", "majority", "finished 2026-01-02T03:04:05Z", "no class", "8.0\xa0%",
         "masks were found; gates dropped 18 by large", "bad.tif", "truncated after 10 bytes", markup.number(count), "scene_2",
     ):  # fmt: skip
@@ -306,6 +306,22 @@ def test_dropped_clusters_and_unnamed_ones_are_told(tmp_path: Path) -> None:
     assert "dropped: objects of clusters in no class" in words and "2 of 3 classes are clusters that nobody has named" in words
 
 
+def test_a_class_of_several_clusters_shows_each(tmp_path: Path) -> None:
+    run = painted_run(tmp_path / "r", count=1, size=192)
+    water = run.classes[3]
+    run.classes = Classes((run.classes[1], run.classes[2], ClassEntry(3, "wet", water.color, (2, 9)), *run.classes.entries[3:]))
+    batches = list(run.objects("key0"))
+    for batch in batches:
+        batch.cluster_id[(batch.class_id == 3) & (batch.id % 2 == 0)] = 9
+        batch.cluster_id[(batch.class_id == 4) & (batch.id % 2 == 0)] = -1
+    run.objects = lambda key: iter(batches)  # type: ignore[method-assign]
+    words = Page(write_report(run, tmp_path / "out.html").read_text()).words
+    counts = {c: sum(int((b.cluster_id == c).sum()) for b in batches) for c in (2, 9, -1)}
+    assert min(counts.values()) > 0
+    assert f"cluster 2 ({counts[2]}): typical" in words and f"cluster 9 ({counts[9]}): least certain" in words
+    assert f"drawn by a person ({counts[-1]}): typical" in words
+
+
 def test_pictures_stop_at_the_budget(run: PaintedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("terralabel.export.report._IMAGE_BYTES", 60_000)
     raw = write_report(run, tmp_path / "small.html").read_text()
@@ -327,12 +343,12 @@ def test_many_classes_stay_under_the_bound(tmp_path: Path) -> None:
 def test_specimens_do_not_depend_on_batches(run: PaintedRun) -> None:
     def shelves(size: int) -> list:
         joined = list(run.objects("key0"))
-        facts = specimens.ClassFacts(specimens._Shelf(5), specimens._Shelf(5))
+        facts = specimens.ClassFacts(room=5)
         for batch in joined:
             rows = np.flatnonzero(batch.class_id == 1)
             for part in np.array_split(rows, size):
                 specimens._count_objects(facts, batch, part)
-        return [item.id for item in facts.typical.best(5)] + [item.id for item in facts.uncertain.best(5)]
+        return [item.id for shelf in (facts.cluster(0).typical, facts.cluster(0).uncertain) for item in shelf.best(5)]
 
     assert shelves(1) == shelves(7) and len(shelves(1)) > 5
 
@@ -344,10 +360,10 @@ def test_typical_come_first_by_score_and_the_same_place_comes_last() -> None:
     boxes = np.array([[0, 0, 10, 10], [50, 0, 10, 10], [90, 0, 10, 10], [51, 1, 10, 10]], np.int64)
     i32, f32 = np.zeros(n, np.int32), np.ones(n, np.float32)
     objects = Objects("s", np.arange(1, 5), i32, i32, score, f32, f32, ("auto",) * n, boxes, np.full(n, 100), runs, offsets)
-    facts = specimens.ClassFacts(specimens._Shelf(9), specimens._Shelf(9))
+    facts = specimens.ClassFacts(room=9)
     specimens._count_objects(facts, objects, np.arange(n))
-    assert [item.id for item in facts.typical.best(9)] == [2, 1, 3, 4]
-    assert [item.id for item in facts.uncertain.best(2)] == [3, 1]
+    assert [item.id for item in facts.cluster(0).typical.best(9)] == [2, 1, 3, 4]
+    assert [item.id for item in facts.cluster(0).uncertain.best(2)] == [3, 1]
     assert facts.sizes[6] == 4 and facts.score_sum == pytest.approx(1.9)
 
 

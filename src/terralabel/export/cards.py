@@ -18,6 +18,8 @@ __all__ = ["CARDS", "cards_section", "class_name", "overlay_section", "view"]
 
 #: Classes that get a card with pictures; the rest stand in the table only.
 CARDS = 150
+#: Clusters of one class that get contact sheets.
+_CLUSTERS = 12
 _OVERLAY_SIZE = 720
 #: Side of the largest window that is read at once.
 _PIECE = 2048
@@ -150,14 +152,12 @@ def cards_section(run: ReportView, shown: list[ClassEntry], facts: RunFacts, cou
 def _card(
     run: ReportView, entry: ClassEntry, seen: ClassFacts, facts: RunFacts, count: int, budget: ImageBudget, key: str = ""
 ) -> str:
-    typical, uncertain = seen.typical.best(count), seen.uncertain.best(count)
-    clusters = ", ".join(f"{c} ({number(n)})" for c, n in sorted(seen.clusters.items())[:40])
     details = [
         ("objects", number(seen.objects)),
         ("share of area", percent(seen.pixels, facts.scene_pixels)),
         ("mean score", f"{seen.score_sum / max(seen.objects, 1):.2f}"),
         ("set by a person", number(seen.corrected) if seen.corrected else ""),
-        ("clusters", clusters if len(seen.clusters) > 1 else ""),
+        ("clusters", number(len(seen.clusters)) if len(seen.clusters) > 1 else ""),
     ]
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in details if value)
     sizes = histogram(seen.sizes, "objects by size in pixels")
@@ -165,6 +165,19 @@ def _card(
         f'<article class=card id="class-{key or entry.id}" style="--class:{entry.color}"><header><h3>{class_name(entry)}</h3>'
         f"<p>{number(seen.objects)} objects · {percent(seen.pixels, facts.scene_pixels)} of the area</p></header>"
         f"<div class=body><div><h4>Size in pixels</h4>{sizes}<dl class=facts>{listed}</dl></div>"
-        f"<div><h4>Typical</h4>{_sheet(run, typical, entry.rgb, budget)}</div>"
-        f"<div><h4>Least certain</h4>{_sheet(run, uncertain, entry.rgb, budget)}</div></div></article>"
+        f"{_cluster_sheets(run, entry, seen, count, budget)}</div></article>"
     )
+
+
+def _cluster_sheets(run: ReportView, entry: ClassEntry, seen: ClassFacts, count: int, budget: ImageBudget) -> str:
+    """Contact sheets of each cluster of a class; the more clusters, the fewer crops of each."""
+    clusters = sorted(seen.clusters.items(), key=lambda pair: (-pair[1].objects, pair[0]))
+    each = count if len(clusters) == 1 else max(count // 3, 1)
+    sheets = []
+    for cluster_id, cluster in clusters[:_CLUSTERS]:
+        name = f"cluster {cluster_id}" if cluster_id >= 0 else "drawn by a person"
+        whose = f"{name} ({number(cluster.objects)}): " if len(clusters) > 1 else ""
+        for title, shelf in (("typical", cluster.typical), ("least certain", cluster.uncertain)):
+            sheets.append(f"<div><h4>{whose}{title}</h4>{_sheet(run, shelf.best(each), entry.rgb, budget)}</div>")
+    rest = len(clusters) - _CLUSTERS
+    return "".join(sheets) + (f"<p class=soft>and {number(rest)} smaller clusters</p>" if rest > 0 else "")

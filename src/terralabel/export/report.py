@@ -35,12 +35,13 @@ def write_report(
 ) -> Path:
     """Write the report of a run as one HTML file under 15 MB; returns `final`.
 
-    Per class it shows up to `crops_per_cluster` typical (highest score) and as many least certain objects; `overlays`
-    is the number of image | labels pairs; `evaluation` is what `terralabel evaluate labels --json` wrote; `history` is
+    Per cluster it shows up to `crops_per_cluster` typical (highest score) and as many least certain objects (a third of
+    them where a class has several clusters); `overlays` is the number of image | labels pairs; `evaluation` is what `terralabel evaluate labels --json` wrote; `history` is
     one mapping per invocation (time, verb, outcome, seconds...), oldest first. Memory stays bounded: objects and rasters
     are passed over in batches and windows. Equal arguments give equal bytes. Raises `SpaceError` when the disk is full.
     """
-    count = min(crops_per_cluster, max(_CROPS // (2 * max(len(run.classes), 1)), 2))
+    clusters = sum(max(len(entry.clusters), 1) for entry in run.classes)
+    count = min(crops_per_cluster, max(_CROPS // (2 * max(clusters, 1)), 2))
     facts = gather(run, room=5 * count)
     budget = ImageBudget(_IMAGE_BYTES)
     shown = _ranked_classes(run, facts)

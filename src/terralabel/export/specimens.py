@@ -21,6 +21,7 @@ __all__ = [
     "SIZE_BINS",
     "THUMBNAIL",
     "ClassFacts",
+    "ClusterFacts",
     "ReportView",
     "RunFacts",
     "SceneFacts",
@@ -88,17 +89,30 @@ class _Shelf:
 
 
 @dataclass
-class ClassFacts:
-    """Counts of one class: objects by size bin and by cluster, labelled pixels, and the shelves of specimens."""
+class ClusterFacts:
+    """Objects of one cluster inside one class, and the shelves of specimens: most typical and least certain."""
 
     typical: _Shelf
     uncertain: _Shelf
+    objects: int = 0
+
+
+@dataclass
+class ClassFacts:
+    """Counts of one class: objects by size bin, labelled pixels, and its clusters by id. `room`: specimens per shelf."""
+
+    room: int
+    clusters: dict[int, ClusterFacts] = field(default_factory=dict)
     sizes: np.ndarray = field(default_factory=lambda: np.zeros(SIZE_BINS, np.int64))
-    clusters: Counter[int] = field(default_factory=Counter)
     objects: int = 0
     corrected: int = 0
     score_sum: float = 0.0
     pixels: int = 0
+
+    def cluster(self, cluster_id: int) -> ClusterFacts:
+        if cluster_id not in self.clusters:
+            self.clusters[cluster_id] = ClusterFacts(_Shelf(self.room), _Shelf(self.room))
+        return self.clusters[cluster_id]
 
 
 @dataclass
@@ -145,27 +159,25 @@ class RunFacts:
 def gather(run: ReportView, room: int) -> RunFacts:
     """Pass over the tiles, objects and label rasters of a run .
 
-    Keeps at most `room` typical and `room` least certain specimens per class. Raises what the run's readers raise.
+    Keeps at most `room` typical and `room` least certain specimens per cluster. Raises what the run's readers raise.
     """
-
-    def fresh() -> ClassFacts:
-        return ClassFacts(_Shelf(room), _Shelf(room))
-
-    facts = RunFacts({entry.id: fresh() for entry in run.classes}, {}, TileFacts(), sum(s.width * s.height for s in run.scenes))
+    facts = RunFacts(
+        {entry.id: ClassFacts(room) for entry in run.classes}, {}, TileFacts(), sum(s.width * s.height for s in run.scenes)
+    )
     for scene in sorted(run.scenes, key=lambda s: s.key):
         seen = facts.scenes[scene.key] = SceneFacts()
         _count_tiles(run.tiles(scene.key), facts.tiles, seen)
         for objects in run.objects(scene.key):
             seen.objects += len(objects)
-            for class_id, rows in _by_class(objects.class_id):
-                _count_objects(facts.classes.setdefault(class_id, fresh()), objects, rows)
+            for class_id, rows in _by_id(objects.class_id):
+                _count_objects(facts.classes.setdefault(class_id, ClassFacts(room)), objects, rows)
         raster = label_raster(run, scene.key)
         if raster is not None:
             counts = label_pixels(raster)
             seen.labelled = int(sum(counts.values()) - counts.get(IGNORE, 0))
             for class_id, pixels in counts.items():
                 if class_id != IGNORE:
-                    facts.classes.setdefault(class_id, fresh()).pixels += pixels
+                    facts.classes.setdefault(class_id, ClassFacts(room)).pixels += pixels
     return facts
 
 
@@ -186,11 +198,13 @@ def _count_tiles(records: Iterable[TileRecord], total: TileFacts, scene: SceneFa
                 examples.append(str(record.key))
 
 
-def _by_class(class_id: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(class id, rows) of a column of class ids, ascending."""
-    order = np.argsort(class_id, kind="stable")
-    ids, first = np.unique(class_id[order], return_index=True)
-    yield from zip((int(i) for i in ids), np.split(order, first[1:]), strict=True)
+def _by_id(column: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(id, rows that have it) of a column of ids, ascending."""
+    order = np.argsort(column, kind="stable")
+    ids, first = np.unique(column[order], return_index=True)
+    stops = np.append(first, len(column))[1:]
+    for i, start, stop in zip(ids.tolist(), first.tolist(), stops.tolist(), strict=True):
+        yield i, order[start:stop]
 
 
 def _count_objects(facts: ClassFacts, objects: Objects, rows: np.ndarray) -> None:
@@ -200,10 +214,11 @@ def _count_objects(facts: ClassFacts, objects: Objects, rows: np.ndarray) -> Non
     facts.objects += len(rows)
     facts.score_sum += float(score.sum())
     facts.corrected += sum(objects.status[row] != "auto" for row in rows)
-    ids, counts = np.unique(objects.cluster_id[rows], return_counts=True)
-    facts.clusters.update(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
-    facts.typical.offer(objects, rows, -score)
-    facts.uncertain.offer(objects, rows, score)
+    for cluster_id, within in _by_id(objects.cluster_id[rows]):
+        cluster = facts.cluster(cluster_id)
+        cluster.objects += len(within)
+        cluster.typical.offer(objects, rows[within], -score[within])
+        cluster.uncertain.offer(objects, rows[within], score[within])
 
 
 def _specimen(objects: Objects, row: int) -> Specimen:
