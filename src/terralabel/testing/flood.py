@@ -56,10 +56,14 @@ class FloodPromptable:
                 regions = {t: _flood(encoded.tile, seeds, against, inside, t) for t in _around(tolerance)}
                 lower, region, upper, wide = (regions[t] for t in _around(tolerance))
                 found.append(region)
-                iou.append(region.sum() / max(wide.sum(), 1))
-                stability.append(lower.sum() / max(upper.sum(), 1))
+                iou.append(_overlap(region, wide))
+                stability.append(_overlap(lower, upper))
         columns = {"predicted_iou": np.array(iou, dtype=np.float32), "stability_score": np.array(stability, dtype=np.float32)}
         return Prediction(Masks.from_arrays(found, encoded.tile.size, **columns), len(self.tolerances) if multimask else 1)
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return (one & other).sum() / max((one | other).sum(), 1)
 
 
 def _around(tolerance: int) -> tuple[int, int, int, int]:
