@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from terralabel.core.georeference import Georeference
 from terralabel.core.grid import Window, plan_tiles
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
-from terralabel.errors import RunError
+from terralabel.errors import InputError, RunError
 from terralabel.export import cards, markup, specimens
 from terralabel.export.report import write_report
 from terralabel.imagery.painter import CLASS_COLORS, CLASS_NAMES, paint_scene
@@ -293,6 +293,29 @@ def test_a_run_without_anything_still_has_a_report(tmp_path: Path) -> None:
     run.label_path = lambda key: _raise(RunError("not there yet"))  # type: ignore[method-assign]
     words = Page(write_report(run, tmp_path / "nolabels.html").read_text()).words
     assert "1 scenes have no label raster" in words and "no raster" in words
+
+
+def test_images_that_have_gone_are_told(tmp_path: Path) -> None:
+    run = painted_run(tmp_path / "r", count=2, size=96)
+    read = run.read_rgb
+    gone = InputError("/images/scene_2.tif has gone", "vanished")
+    run.read_rgb = lambda key, *rest: _raise(gone) if key == "key1" else read(key, *rest)  # type: ignore[method-assign]
+    page = Page(write_report(run, tmp_path / "out.html").read_text())
+    assert "pictures could not be read. The first: /images/scene_2.tif has gone" in page.words
+    assert sum(tag == "img" for tag, _ in page.tags) > 10
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2000, 3), (5, 900)])
+def test_scenes_of_any_shape(tmp_path: Path, height: int, width: int) -> None:
+    run = painted_run(tmp_path / "r", count=1, size=64)
+    scene = replace(run.scenes[0], width=width, height=height)
+    labels = np.ones((height, width), np.uint8)
+    run = PaintedRun(
+        tmp_path / "odd", (scene,), run.classes, {"key0": np.zeros((height, width, 3), np.uint8)}, {"key0": labels}
+    )
+    run.write_labels()
+    page = Page(write_report(run, tmp_path / "out.html").read_text())
+    assert "100.0\xa0% of the area" in page.words and sum(tag == "img" for tag, _ in page.tags) == 4
 
 
 def test_dropped_clusters_and_unnamed_ones_are_told(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def test_round_trip_of_every_kind_of_column(tmp_path: Path) -> None:
 
 
 def test_no_rows_keep_their_width(tmp_path: Path) -> None:
-    write_part(tmp_path / "p.parquet", {"f": np.zeros((0, 7), np.float32), "r": Ragged(np.zeros(0, np.uint32), np.zeros(1, int))}, {})
+    write_part(
+        tmp_path / "p.parquet", {"f": np.zeros((0, 7), np.float32), "r": Ragged(np.zeros(0, np.uint32), np.zeros(1, int))}, {}
+    )
     part = read_part(tmp_path / "p.parquet")
     assert part.columns["f"].shape == (0, 7)
     assert len(part.columns["r"].offsets) == 1

@@ -15,6 +15,8 @@ from terralabel.errors import InputError, SettingsError
 from terralabel.evaluate.confusion import Confusion
 from terralabel.evaluate.rasters import open_labels
 from terralabel.export.corrections import Corrections, save_corrections
+from terralabel.export.edits import Imported
+from terralabel.export.reading import read_corrections
 from terralabel.recipes.evaluation import truth_pairs
 from terralabel.recipes.painting import ClusterSplit, load_splits, paint_group, save_splits
 from terralabel.recipes.relabel import assign, cluster_count, paint_job, refresh_labels, write_classes
@@ -195,7 +197,7 @@ def align_run(
 
 
 def _shared_pixels(
-    run: Run, truth: Path, ignore: Collection[int], progress: Progress
+    run: Run, truth: Path, ignore: tuple[int, ...], progress: Progress
 ) -> tuple[list[int], list[int], np.ndarray]:
     """(clusters, true classes, pixels they share): clusters are painted afresh for the images that have truth."""
     pairs, _, _ = truth_pairs(run, truth)
@@ -208,6 +210,7 @@ def _shared_pixels(
     count = cluster_count(run.layout)
     plain = Classes.of_clusters(count)
     confusion = Confusion(ignore)
+    progress.start("truth", len(true_of), "images")
     with tempfile.TemporaryDirectory(prefix="terralabel-align-") as scratch:
         for group in run.layout.groups:
             if not any(run.layout.label_path(scene) in true_of for scene in group.scenes):
@@ -228,7 +231,8 @@ def _shared_pixels(
                     with open_labels(raster) as ours, open_labels(true) as theirs:
                         for prediction, wanted in zip(ours.strips(), theirs.strips(), strict=True):
                             confusion.add(prediction, wanted)
-                    progress.say(f"counted {scene.key}")
+                    progress.advance()
+    progress.finish()
     table = confusion.contingency()
     clusters = [plain[int(class_id)].clusters[0] for class_id in table.predicted]
     return clusters, table.true.tolist(), table.counts
@@ -276,21 +280,28 @@ def import_file(run: Run, file: str | Path, *, author: str = "", progress: Progr
 
     What differs from the run becomes corrections, which are stored by where they lie and so survive every rerun.
     """
-    from terralabel.export.reading import read_corrections
-
     progress = progress or Silent()
     with run.folder.lock(progress.say):
-        found = read_corrections(Path(file), run, author=author)
         before = run.classes
-        stored = run.corrections
-        everything: Corrections = stored + found.corrections
-        save_corrections(run.layout.corrections_path(), everything)
-        _apply(run, found.classes or before, before, progress)
-    run.folder.note_history(
-        {"verb": "import", "file": str(file), "corrections": len(found.corrections), "refused": len(found.refused)}
-    )
-    lines = [f"{len(found.corrections):,} corrections from {file}" + (", class map replaced" if found.classes else "")]
-    lines += [f"refused: {reason}" for reason in found.refused[:20]]
-    if len(found.refused) > 20:
-        lines.append(f"refused: ... and {len(found.refused) - 20:,} more")
-    return Outcome("\n".join(lines), len(found.refused))
+        found = read_corrections(Path(file), run.scenes, before, run.objects, run_id=run.id, author=author)
+        if len(found.corrections):
+            everything: Corrections = run.corrections + found.corrections
+            save_corrections(run.layout.corrections_path(), everything)
+        if found.classes is not None or len(found.corrections):
+            _apply(run, found.classes or before, before, progress)
+    run.folder.note_history({"verb": "import", "file": str(file), **found.counts()})
+    return Outcome(_told(file, found), len(found.rejected))
+
+
+def _told(file: str | Path, found: Imported) -> str:
+    """What an import did, in lines."""
+    counts = ", ".join(f"{n:,} {kind}" for kind, n in found.counts().items())
+    lines = [f"{file}: {counts}" + (", class map taken over" if found.classes else "")]
+    lines += [f"refused: {reject.item}: {reject.reason} [{reject.status}]" for reject in found.rejected[:20]]
+    if len(found.rejected) > 20:
+        lines.append(f"refused: ... and {len(found.rejected) - 20:,} more")
+    lines += [
+        f"class {name!r} is unknown to the run ({count:,} features): import a class map that has it first"
+        for name, count in found.unknown_classes
+    ]
+    return "\n".join(lines)

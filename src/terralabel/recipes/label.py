@@ -163,8 +163,7 @@ def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
         )
         for group in layout.groups
     ]
-    # the pieces are written last, so they stand for all three
-    run_missing("objects", "groups", gather_objects, objects, lambda job: job.pieces.exists(), engine, progress)
+    run_missing("objects", "groups", gather_objects, objects, lambda job: job.is_done, engine, progress)
 
 
 def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Progress) -> None:

@@ -84,6 +84,11 @@ class ObjectJob:
     objects: Path
     features: Path
 
+    @property
+    def is_done(self) -> bool:
+        """True when all three parts are there."""
+        return self.pieces.exists() and self.objects.exists() and self.features.exists()
+
 
 def gather_objects(job: ObjectJob) -> dict[str, Any]:
     """Write three parts: pieces (per tile), objects (streamed, scene after scene) and their features, row for row."""

@@ -109,38 +109,39 @@ def stream_part(final: Path, notes: Mapping[str, Any]) -> Iterator[Callable[[Col
                 writer.close()
 
 
-def read_part(path: Path, columns: list[str] | None = None) -> Part:
-    """Read a part, or some of its columns; a damaged one raises `RunError` that says to delete it."""
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while reading a part becomes a `RunError` that says what to do."""
     try:
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True, memory_map=False, use_threads=False)
-        return Part({name: _to_numpy(table.column(name)) for name in table.column_names}, read_notes(path))
+        yield
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing from the run: run the same command again to make it.") from error
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({_first_line(error)}): delete it and run the same command again.") from error
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{path} is damaged ({line}): delete it and run the same command again.") from error
+
+
+def read_part(path: Path, columns: list[str] | None = None) -> Part:
+    """Read a part, or some of its columns; a damaged one raises `RunError` that says to delete it."""
+    with _readable(path):
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True, memory_map=False, use_threads=False)
+        return Part({name: _to_numpy(table.column(name)) for name in table.column_names}, read_notes(path))
 
 
 def iterate_part(
     path: Path, columns: list[str] | None = None, rows: int = 1 << 15
 ) -> Iterator[Mapping[str, np.ndarray | Ragged]]:
     """The columns of a part in batches of at most `rows` rows, in order: memory for one batch only."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True, memory_map=False, pre_buffer=False) as file:
-            for batch in file.iter_batches(rows, columns=columns, use_threads=False):
-                table = pa.table(batch)
-                yield {name: _to_numpy(table.column(name)) for name in table.column_names}
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing from the run: run the same command again to make it.") from error
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{path} is damaged ({_first_line(error)}): delete it and run the same command again.") from error
+    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True, memory_map=False, pre_buffer=False) as file:
+        for batch in file.iter_batches(rows, columns=columns, use_threads=False):
+            table = pa.table(batch)
+            yield {name: _to_numpy(table.column(name)) for name in table.column_names}
 
 
 def read_notes(path: Path) -> Mapping[str, Any]:
     """Only the notes of a part: costs the file's footer."""
-    try:
+    with _readable(path):
         return json.loads((pq.read_metadata(path).metadata or {})[_NOTES])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({_first_line(error)}): delete it and run the same command again.") from error
 
 
 def row_count(path: Path) -> int:
@@ -152,7 +153,3 @@ def column_width(path: Path, column: str) -> int:
     """d of a two-dimensional column (n, d): costs the file's footer; 0 for a part written without any row or column."""
     kind = pq.read_schema(path).field(column).type
     return kind.list_size if row_count(path) else 0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
