@@ -31,12 +31,14 @@ from terralabel.imagery.sidecars import mask_beside, place_beside
 from terralabel.imagery.sniff import sniff
 from terralabel.imagery.wholeness import refuse_truncated
 
-__all__ = ["MAX_BLOCK_BYTES", "MAX_CHANNELS", "Raster", "open_raster"]
+__all__ = ["MAX_BLOCK_BYTES", "MAX_CHANNELS", "MAX_PIXELS", "Raster", "open_raster"]
 
 #: More channels than this are refused unless `bands` names those wanted.
 MAX_CHANNELS = 16
 #: The largest piece that must be decoded at once (a strip, a tile, a row); larger ones are refused before decoding.
 MAX_BLOCK_BYTES = 512 << 20
+#: Larger scenes are refused: more likely a damaged header than an image.
+MAX_PIXELS = 10**12
 _COLORS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _GDAL = {
@@ -51,6 +53,7 @@ _GDAL = {
 _TRUNCATED = re.compile(
     r"got \d+ bytes, expected|premature end|end of file|read error|incomplete|too short|unexpected end|read from offset", re.I
 )
+_UNSUPPORTED = re.compile(r"not supported|unsupported|would require libjpeg", re.IGNORECASE)
 
 logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's own lines go to whoever asks for them
 
@@ -79,7 +82,7 @@ def _as_input_error(path: Path, error: BaseException) -> InputError:
     told = next((m for m in messages if _TRUNCATED.search(m)), None)
     if told is not None:
         return InputError(f"{path} is cut short ({told[:200]}); copy or download it again.", "truncated")
-    if any("not supported" in m or "unsupported" in m.lower() for m in messages):
+    if any(_UNSUPPORTED.search(m) for m in messages):
         return InputError(f"{path} uses what this GDAL cannot read ({messages[-1][:200]}); {_way_out(path)}", "unsupported")
     return InputError(f"{path} is damaged ({messages[-1][:200]}); copy or download it again.", "corrupt")
 
@@ -120,7 +123,7 @@ class Raster:
         self._nodata_values = [_fitting_nodata(dataset.nodatavals[b - 1], self._stored) for b in self.bands]
         self._rows: DecodedRows | None = None
         self._may_keep_rows = True
-        _refuse_large_blocks(path, dataset, self._stored)
+        _refuse_too_large(path, dataset, self._stored)
 
     @property
     def row_wise(self) -> bool:
@@ -210,7 +213,7 @@ def open_raster(
     `bands`: 1-based bands in the order wanted. Without it, `sensor` "optical": the bands that call themselves red, green
     and blue if all three are there, else all; "sar": all; never alpha; more than 16 are refused.
     Raises `InputError`: status "not-a-raster", "empty", "truncated", "corrupt", "unsupported", "gcp-only", "too-many-bands",
-    "block-too-large", "vanished", "permission"; `SettingsError` when `bands` names a band the file has not.
+    "block-too-large", "too-large", "vanished", "permission"; `SettingsError` when `bands` names a band the file has not.
     """
     path = Path(path).absolute()
     driver = sniff(path, follow_vrt=follow_vrt)
@@ -282,7 +285,9 @@ def _fitting_nodata(value: float | None, stored: np.dtype) -> Any:
         return stored.type(value)
 
 
-def _refuse_large_blocks(path: Path, dataset: Any, stored: np.dtype) -> None:
+def _refuse_too_large(path: Path, dataset: Any, stored: np.dtype) -> None:
+    if dataset.width * dataset.height > MAX_PIXELS:
+        raise InputError(f"{path} says it has {dataset.width} x {dataset.height} pixels; cut it into scenes.", "too-large")
     rows, columns = dataset.block_shapes[0]
     pixel_interleaved = dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL"
     size = rows * columns * stored.itemsize * (dataset.count if pixel_interleaved else 1)
@@ -296,6 +301,7 @@ def _refuse_large_blocks(path: Path, dataset: Any, stored: np.dtype) -> None:
 
 def _georeference(path: Path, dataset: Any) -> Georeference:
     """The file's own place, else that of a world file beside it; ground control points or RPCs alone are refused."""
+    crs = dataset.crs.to_wkt() if dataset.crs else None
     a, b, c, d, e, f = tuple(dataset.transform)[:6]
     transform = (float(a), float(b), float(c), float(d), float(e), float(f))
     if transform == _IDENTITY:
@@ -308,5 +314,5 @@ def _georeference(path: Path, dataset: Any) -> Georeference:
             )
         beside = place_beside(path)
         if beside is not None:
-            return beside
-    return Georeference(transform, dataset.crs.to_wkt() if dataset.crs else None)
+            return Georeference(beside.transform, crs or beside.crs)
+    return Georeference(transform, crs)

@@ -1,10 +1,12 @@
-"""The files beside an image that are honoured: world files, `.prj` and `.msk`. GDAL itself is kept from looking."""
+"""The files beside an image that are honoured: `.aux.xml`, world files, `.prj` and `.msk`. GDAL itself is kept from looking."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 from terralabel.core.georeference import Georeference
 from terralabel.errors import InputError
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["mask_beside", "place_beside"]
 
-_MAX_TEXT = 64 << 10
+_MAX_TEXT = 1 << 20
 
 
 def _text(path: Path) -> str | None:
@@ -35,27 +37,44 @@ def _world_names(path: Path) -> list[Path]:
 
 
 def place_beside(path: Path) -> Georeference | None:
-    """The georeference of a world file beside an image (and the CRS of a `.prj`, as WKT), or None.
+    """The georeference that files beside an image give: its `.aux.xml`, else a world file with an optional `.prj`.
 
     A world file gives the centre of the first pixel; `Georeference` its outer corner.
     """
-    numbers = None
-    for name in _world_names(path):
-        text = _text(name)
-        if text is None:
-            continue
-        try:
-            numbers = [float(word) for word in text.split()[:6]]
-        except ValueError:
-            continue
-        if len(numbers) == 6:
-            break
-        numbers = None
+    described = _aux_xml(path)
+    if described is not None:
+        return described
+    numbers = next((found for name in _world_names(path) if (found := _six_numbers(_text(name))) is not None), None)
     if numbers is None:
         return None
     a, d, b, e, x, y = numbers
-    transform = (a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2)
-    return Georeference(transform, _wkt(_text(path.with_suffix(".prj"))))
+    return Georeference((a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2), _wkt(_text(path.with_suffix(".prj"))))
+
+
+def _six_numbers(text: str | None) -> tuple[float, ...] | None:
+    """Six finite numbers separated by white space or commas, or None."""
+    words = (text or "").replace(",", " ").split()[:6]
+    try:
+        numbers = tuple(float(word) for word in words)
+    except ValueError:
+        return None
+    return numbers if len(numbers) == 6 and all(map(math.isfinite, numbers)) else None
+
+
+def _aux_xml(path: Path) -> Georeference | None:
+    """What GDAL's `<name>.aux.xml` says of the place, or None."""
+    text = _text(path.with_name(path.name + ".aux.xml"))
+    if text is None or "<!" in text.replace("<!--", ""):  # no document types, hence no entities
+        return None
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314 - see above
+    except ElementTree.ParseError:
+        return None
+    numbers = _six_numbers(root.findtext("GeoTransform"))
+    if root.tag != "PAMDataset" or numbers is None:
+        return None
+    c, a, b, f, d, e = numbers
+    return Georeference((a, b, c, d, e, f), _wkt(root.findtext("SRS")))
 
 
 def _wkt(text: str | None) -> str | None:

@@ -8,7 +8,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,8 @@ _MEANT_AS_IMAGE = frozenset[str]().union(*_SUFFIXES.values()) | {".img", ".ecw",
 _SIDECARS = (".aux.xml", ".ovr", ".msk", ".rrd", ".aux")
 _MAX_LIST_BYTES = 256 << 20
 _MAX_KEY_BYTES = 120
+_LAST_LEVEL = 3
+_PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -244,16 +246,12 @@ def _with_keys(found: Sequence[tuple[Path, str, str | None]]) -> tuple[SourceFil
         return ()
     paths = [path for path, _, _ in found]
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    candidates = [tuple(_candidates(path, path.relative_to(root))) for path in paths]
     level = [0] * len(paths)
-    while True:
-        keys = [names[at] for names, at in zip(candidates, level, strict=True)]
-        count = Counter(_folded(key) for key in keys)
-        again = [i for i, key in enumerate(keys) if count[_folded(key)] > 1 and level[i] < len(candidates[i]) - 1]
-        if not again:
-            break
+    keys = [_key(path, root, 0) for path in paths]
+    while again := [i for i in _colliding(keys) if level[i] < _LAST_LEVEL]:
         for i in again:
             level[i] += 1
+            keys[i] = _key(paths[i], root, level[i])
     files = [
         SourceFile(path, path.stem, key, driver, split, _suffix_warning(path, driver))
         for (path, driver, split), key in zip(found, keys, strict=True)
@@ -261,19 +259,26 @@ def _with_keys(found: Sequence[tuple[Path, str, str | None]]) -> tuple[SourceFil
     return tuple(sorted(files, key=lambda file: file.key))
 
 
-def _candidates(path: Path, relative: Path) -> Iterator[str]:
-    """Ever longer keys of one file; the last holds a hash of the relative path."""
-    parts = relative.parts[:-1]
-    digest = hashlib.sha256(os.fsencode(relative.as_posix())).hexdigest()
-    yield _safe(path.stem)
-    yield _safe("--".join((*parts, path.stem)))
-    yield _safe("--".join((*parts, path.name)))
-    yield f"{_safe(path.stem)[:80]}-{digest[:8]}"
-    yield f"{_safe(path.stem)[:80]}-{digest}"
+def _colliding(keys: Sequence[str]) -> list[int]:
+    folded = [_folded(key) for key in keys]
+    count = Counter(folded)
+    return [i for i, key in enumerate(folded) if count[key] > 1]
+
+
+def _key(path: Path, root: Path, level: int) -> str:
+    """Ever longer keys of one file; that of the last level holds a hash of its path below `root`."""
+    if level == 0:
+        return _safe(path.stem)
+    relative = path.relative_to(root)
+    if level < _LAST_LEVEL:
+        return _safe("--".join((*relative.parts[:-1], path.stem if level == 1 else path.name)))
+    return f"{_safe(path.stem)[:80]}-{hashlib.sha256(os.fsencode(relative.as_posix())).hexdigest()[:16]}"
 
 
 def _safe(name: str) -> str:
     """`name` with letters and digits of any script, `_`, `-` and `.`, at most 120 bytes, not hidden, not reserved."""
+    if _PLAIN.fullmatch(name) and len(name) <= _MAX_KEY_BYTES and not _RESERVED.fullmatch(name):
+        return name
     name = unicodedata.normalize("NFC", name)
     safe = "".join(c if c.isalnum() or c in "_-." else "_" for c in name).rstrip(".")
     if not safe or safe[0] in "-.":
@@ -289,6 +294,8 @@ def _safe(name: str) -> str:
 
 def _folded(key: str) -> str:
     """How a file system that ignores case and normalisation compares names."""
+    if key.isascii():
+        return key.lower()
     return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", key).casefold())
 
 
