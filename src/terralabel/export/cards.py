@@ -10,6 +10,7 @@ import numpy as np
 from terralabel.core.classes import IGNORE, ClassEntry
 from terralabel.core.grid import Window
 from terralabel.core.scene import Scene
+from terralabel.errors import TerraLabelError
 from terralabel.export import picture
 from terralabel.export.markup import ImageBudget, histogram, number, percent, text
 from terralabel.export.specimens import THUMBNAIL, ClassFacts, ReportView, RunFacts, Specimen, label_raster
@@ -83,7 +84,11 @@ def overlay_section(run: ReportView, count: int, budget: ImageBudget) -> str:
         path = label_raster(run, scene.key)
         if path is None:
             continue
-        image = view(run, scene, window, _OVERLAY_SIZE)
+        try:
+            image = view(run, scene, window, _OVERLAY_SIZE)
+        except TerraLabelError as error:  # an image that has gone since: the report says so and goes on
+            budget.unreadable.append(str(error))
+            continue
         labels = _read_labels(path, window, (image.shape[0], image.shape[1]))
         painted = picture.overlay(image, labels, run.classes, opacity=0.55)
         uris = [budget.uri(picture.encode_jpeg(side, 80)) for side in (image, painted)]
@@ -132,7 +137,11 @@ def _sheet(run: ReportView, specimens: list[Specimen], rgb: tuple[int, int, int]
     scenes = {scene.key: scene for scene in run.scenes}
     tags = []
     for item in specimens:
-        uri = budget.uri(picture.encode_jpeg(_crop(run, item, scenes[item.scene], rgb), 76))
+        try:
+            uri = budget.uri(picture.encode_jpeg(_crop(run, item, scenes[item.scene], rgb), 76))
+        except TerraLabelError as error:
+            budget.unreadable.append(str(error))
+            continue
         if uri:
             about = text(f"object {item.id} of {scenes[item.scene].stem}, {item.area} px, cluster {item.cluster_id}", 160)
             score = f"<figcaption>{item.score:.2f}</figcaption>"

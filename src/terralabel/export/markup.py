@@ -141,6 +141,8 @@ class ImageBudget:
     def __init__(self, limit: int) -> None:
         self.left = limit
         self.refused = 0
+        #: why pictures could not be made at all, one line each
+        self.unreadable: list[str] = []
 
     def uri(self, jpeg: bytes) -> str | None:
         """`jpeg` as a data URI, or None when it does not fit any more."""

@@ -155,6 +155,8 @@ def _notes(run: ReportView, facts: RunFacts, budget: ImageBudget) -> str:
         notes.append(f"{len(missing)} scenes have no label raster, the first is {missing[0]}.")
     if budget.refused:
         notes.append(f"{budget.refused} pictures were left out to keep this page small.")
+    if budget.unreadable:
+        notes.append(f"{len(budget.unreadable)} pictures could not be read. The first: {budget.unreadable[0]}")
     notes.append("A score says how much nearer an object is to its own cluster than to the next, not how likely it is right.")
     return f'<ul class="notes">{"".join(f"<li>{text(note, 600)}</li>" for note in notes)}</ul>'
 
