@@ -33,12 +33,14 @@ _CELLS_AT_ONCE = 4_000_000
 class Pooled:
     """A `FeatureExtractor`: the mean of the mask generator's own encoder map over each mask.
 
-    `normalise` is "none" or "l2" (each vector to length 1).
+    `normalise` is "none" or "l2" (each vector to length 1). `scaling` is what it asks of the clusterer: nothing, as in
+    ALPS's released code, which clusters the bare means.
     """
 
     normalise: str = "none"
     name: str = "pooled"
     needs_encoded: bool = True
+    scaling: str = "none"
 
     def __post_init__(self) -> None:
         if self.normalise not in ("none", "l2"):
