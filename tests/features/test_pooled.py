@@ -14,7 +14,7 @@ from terralabel.contracts import Encoded, FeatureExtractor
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError
-from terralabel.features.pooled import Pooled, footprints, pool
+from terralabel.features.pooled import Pooled, _groups, footprints, pool
 from terralabel.testing import FloodPromptable
 
 
@@ -75,15 +75,20 @@ def test_equals_torch_interpolate(size: tuple[int, int], shape: tuple[int, int])
     np.testing.assert_allclose(pool(masks, feature_map), np.stack([large[m].mean(axis=0) for m in masks]), atol=1e-5)
 
 
-def test_footprints_add_up_to_areas(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks = speckled((30, 41), 9, 2)
-    whole = np.concatenate([weights for _, weights in footprints(masks, (8, 8), (6.4, 8.0))])
+def test_footprints_add_up_to_areas() -> None:
+    masks = Masks.from_arrays([*speckled((30, 41), 9, 2), np.zeros((30, 41), dtype=bool)])
+    whole = footprints(masks, (8, 8), (6.4, 8.0)).toarray().reshape(11, 8, 8)
     np.testing.assert_allclose(whole.sum(axis=(1, 2)), masks.area, rtol=1e-12)
     assert (whole >= 0).all() and not whole[:, 7].any()  # the padded row never counts
+
+
+def test_groups_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, feature_map = speckled((30, 41), 19, 2), np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
+    whole = pool(masks, feature_map)
     monkeypatch.setattr("terralabel.features.pooled._CELLS_AT_ONCE", 130)
-    parts = list(footprints(masks, (8, 8), (6.4, 8.0)))
-    assert [first for first, _ in parts] == [0, 2, 4, 6, 8]
-    np.testing.assert_array_equal(np.concatenate([weights for _, weights in parts]), whole)
+    assert len(list(_groups(masks, (8, 8)))) > 3
+    assert sorted(np.concatenate(list(_groups(masks, (8, 8)))).tolist()) == list(range(20))
+    np.testing.assert_array_equal(pool(masks, feature_map), whole)
 
 
 def test_one_pixel_is_enough() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy import sparse
 
 from terralabel.contracts import Encoded
 from terralabel.core import rle
@@ -75,22 +76,26 @@ def pool(masks: Masks, feature_map: np.ndarray, covers: tuple[float, float] | No
     `feature_map` is (h, w, d); its first `covers` = (rows, columns) cells span the tile (all, by default). Cells past
     them are padding and never count. A mask without pixels gives zeros. A row does not depend on the other masks.
     """
-    from scipy import sparse
-
     h, w, d = feature_map.shape
     cells = feature_map.reshape(h * w, d).astype(np.float64)
     out = np.zeros((len(masks), d), dtype=np.float32)
-    for first, weights in footprints(masks, (h, w), covers):
-        rows = slice(first, first + len(weights))
-        total = sparse.csr_matrix(weights.reshape(len(weights), h * w)) @ cells  # one thread, row by row: always the same bytes
-        out[rows] = total / np.maximum(masks.area[rows, None], 1)
+    for part in _groups(masks, (h, w)):
+        total = footprints(masks.select(part), (h, w), covers) @ cells  # sparse: one thread, row by row, always the same bytes
+        out[part] = total / np.maximum(masks.area[part, None], 1)
     return out
 
 
-def footprints(
-    masks: Masks, shape: tuple[int, int], covers: tuple[float, float] | None = None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """A_y' m A_x of each mask: yields (index of the first mask, (k, h, w) float64) for a few masks at a time."""
+def _groups(masks: Masks, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Indices of consecutive masks whose boxes together hold about `_CELLS_AT_ONCE` cells."""
+    rows = masks.bbox[:, 3] * (shape[0] / max(masks.size[0], 1)) + 3
+    columns = masks.bbox[:, 2] * (shape[1] / max(masks.size[1], 1)) + 2
+    group = np.cumsum(rows * columns) // _CELLS_AT_ONCE
+    for number in np.unique(group):
+        yield np.flatnonzero(group == number)
+
+
+def footprints(masks: Masks, shape: tuple[int, int], covers: tuple[float, float] | None = None) -> sparse.csr_matrix:
+    """A_y' m A_x of each mask: (n, h * w) float64, sparse; row i adds up to the area of mask i."""
     h, w = shape
     rows_covered, columns_covered = (float(h), float(w)) if covers is None else covers
     if not (0 < rows_covered <= h and 0 < columns_covered <= w):
@@ -98,27 +103,32 @@ def footprints(
     at, partial, total = _row_ends(masks.size[0], rows_covered)
     left, right, share = _taps(masks.size[1], columns_covered)
     owner, column, first, stop = _column_pieces(masks)
-    at_once = max(1, _CELLS_AT_ONCE // (h * w))
-    for begin in range(0, len(masks), at_once):
-        count = min(at_once, len(masks) - begin)
-        part = slice(*np.searchsorted(owner, [begin, begin + count]))
-        # the two ends of every piece, each into the two columns of cells beside it
-        end = np.concatenate([stop[part], first[part]])
-        sign = np.repeat([1.0, -1.0], [part.stop - part.start] * 2)
-        x = np.tile(column[part], 2)
-        who = np.tile(owner[part] - begin, 2) * (h + 2)
-        grids = np.zeros((3, count * (h + 2) * w))
-        for cell, amount in ((left[x], sign * (1 - share[x])), (right[x], sign * share[x])):
-            place = (who + at[end]) * w + cell
-            for grid, value in zip(grids, (amount, amount * partial[end, 0], amount * partial[end, 1]), strict=True):
-                grid += np.bincount(place, value, len(grid))
-        steps, here, below = grids.reshape(3, count, h + 2, w)
-        weights = here[:, :h]
-        weights[:, 1:] += below[:, : h - 1]
-        whole = np.cumsum(steps[:, ::-1], axis=1)[:, ::-1][:, 1 : h + 1]  # cells above an end have their whole total
-        weights[:, : len(total)] += whole[:, : len(total)] * total[:, None]
-        weights[np.abs(weights) < 1e-9] = 0  # what rounding leaves where ends cancel
-        yield begin, weights
+    # cells are kept for the mask's box only, column by column: (n,) first cell, count of cells, place of the first
+    x, y, width, height = (masks.bbox[:, k].astype(np.int64) for k in range(4))
+    full = masks.area > 0
+    row0, rows = at[y], np.where(full, at[y + height] + 2 - at[y], 0)
+    column0 = left[np.minimum(x, masks.size[1] - 1)]
+    columns = np.where(full, right[np.maximum(x + width - 1, 0)] - column0 + 1, 0)
+    base = np.concatenate([[0], np.cumsum(rows * columns)])
+    # the two ends of every piece, each into the two columns of cells beside it
+    end, who, where = np.concatenate([stop, first]), np.tile(owner, 2), np.tile(column, 2)
+    sign = np.repeat([1.0, -1.0], len(owner))
+    corner = base[who] + at[end] - row0[who]
+    steps, here, below = np.zeros((3, base[-1]))
+    for cell, amount in ((left[where], sign * (1 - share[where])), (right[where], sign * share[where])):
+        place = corner + (cell - column0[who]) * rows[who]
+        steps += np.bincount(place, amount, base[-1])
+        here += np.bincount(place, amount * partial[end, 0], base[-1])
+        below += np.bincount(place, amount * partial[end, 1], base[-1])
+    mask = np.repeat(np.arange(len(masks)), rows * columns)
+    within = np.arange(base[-1]) - base[mask]
+    row, cell = row0[mask] + within % np.maximum(rows[mask], 1), column0[mask] + within // np.maximum(rows[mask], 1)
+    here[1:] += below[:-1]
+    whole = np.cumsum(steps[::-1])[::-1]  # cells above an end have their whole total; a column's steps add up to 0
+    here[:-1] += whole[1:] * np.append(total, np.zeros(2))[np.minimum(row[:-1], len(total))]
+    keep = np.abs(here) > 1e-9  # less is what rounding leaves where ends cancel
+    pointers = np.concatenate([[0], np.cumsum(np.bincount(mask[keep], minlength=len(masks)))])
+    return sparse.csr_matrix((here[keep], row[keep] * w + cell[keep], pointers), shape=(len(masks), h * w))
 
 
 @lru_cache(maxsize=16)
