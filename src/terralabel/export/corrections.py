@@ -3,7 +3,7 @@
 A correction is a shape in scene pixels with a class, or 255: no label here. Later corrections win over earlier ones.
 `whole` is the object as drawn; `cover` is the part it shows: what smaller objects lie on top of it, they keep. The label
 raster gets `cover`; the objects get `whole`, in place of every automatic object that is the same one (IoU >= .5) or lies
-mostly (>= half) under `cover`.
+mostly (>= half) under `cover`. Objects without a class stay unless they are the same one.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def _replaced(objects: Objects, index: int, items: list[Correction], near: np.nd
     if shape is None:
         return False
     close = [items[j] for j in np.flatnonzero(near)]
-    if 2 * shape.covered([item.shown for item in close]) >= shape.area:
+    labelled = objects.class_id[index] != IGNORE  # what shows no label hides nothing, and may get a class later
+    if labelled and 2 * shape.covered([item.shown for item in close]) >= shape.area:
         return True
     for item in close:
         both = shape.overlap(item.whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -60,7 +61,9 @@ def read_corrections(
         del data
     elif not head.startswith((b"SQLite format 3\x00", b"PAR1")):
         raise InputError(f"{path}: expected a GeoPackage, GeoParquet, GeoJSON, COCO JSON or class map.", "not-labels")
-    return _compare(VectorFile(path, scenes, run_id, note), scenes, classes, objects, (author, time, path.name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # GDAL's remarks on odd files; what matters becomes an error
+        return _compare(VectorFile(path, scenes, run_id, note), scenes, classes, objects, (author, time, path.name))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
 import shapely
@@ -81,11 +82,18 @@ class VectorFile:
             magic = file.read(16)
         self._parquet = magic.startswith(b"PAR1")
         try:
-            self._layer = None if self._parquet else self._choose_layer()
             if magic.startswith(b"SQLite format 3"):
                 self._read_export_table()
+            self._layer = None if self._parquet else self._choose_layer()
             self.crs = self._read_crs()
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError, sqlite3.Error) as error:
+        except (
+            pyogrio.errors.DataSourceError,
+            pyogrio.errors.DataLayerError,
+            OSError,
+            ValueError,
+            KeyError,
+            sqlite3.Error,
+        ) as error:
             raise InputError(f"{self.path}: cannot be read ({' '.join(str(error).split())}).", "damaged") from error
         self._place = _Placement(self.crs, self.scenes)
 
@@ -102,6 +110,9 @@ class VectorFile:
     def _read_export_table(self) -> None:
         """Whether this is a whole export of this run; a layer saved into another file does not have the table."""
         with closing(sqlite3.connect(f"file:{_quoted(self.path)}?mode=ro&immutable=1", uri=True)) as base:
+            (state,) = base.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":  # GDAL would end early without an error, and what it did not read would count as deleted
+                raise ValueError(state)
             if not base.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (EXPORT_TABLE,)).fetchone():
                 return
             rows = base.execute(f"SELECT note FROM {EXPORT_TABLE}").fetchall()  # noqa: S608
@@ -124,6 +135,13 @@ class VectorFile:
         text = pyogrio.read_info(self.path, layer=self._layer)["crs"]
         crs = parse_crs(text)
         return None if crs is None or "undefined" in crs.name.lower() else crs
+
+    def _readable(self) -> Iterator[_Feature]:
+        """All features; a file that breaks off midway is refused, because its rest would count as deleted."""
+        try:
+            yield from self._features()
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError, OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.path}: breaks off ({' '.join(str(error).split())}).", "damaged") from error
 
     def _features(self) -> Iterator[_Feature]:
         for batch, column, fids in self._batches():
@@ -162,7 +180,7 @@ class VectorFile:
         seen: set[int] = set()
         shown: set[tuple[int, int]] = set()
         unchanged = 0
-        for feature in self._features():
+        for feature in self._readable():
             try:
                 edit = self._edit(feature, index, classes, seen, shown)
             except _Unusable as why:
