@@ -66,7 +66,7 @@ CATALOGUE: tuple[Model, ...] = (
         "mobilenet_v2_imagenet.npz",
         "--features mobilenet_v2",
         "Apache-2.0",
-        "https://github.com/google-coral/test_data (dequantised, batch norm folded)",
+        "https://github.com/google-coral/test_data",
         7_044_102,
         "f6a8402851e2e86d72e92dd6b3a113692be2170c3ab7e83d860c0c3bcef53e1e",
     ),
@@ -153,8 +153,9 @@ def pull(
 
 def _by_hand(model: Model, final: Path, why: str) -> str:
     digest = f"sha256 {model.sha256}" if model.sha256 else "sha256 not known"
+    origin = f"fetch it from {model.url} elsewhere" if model.url else f"it was made from {model.source}"
     return (
-        f"{model.name}: {why}; fetch {model.file} ({digest}) from {model.url or model.source} elsewhere, then "
+        f"{model.name}: {why}; it needs {model.file} ({digest}), {origin}: "
         f"`terralabel models pull {model.name} --file PATH`, or put it at {final}."
     )
 
