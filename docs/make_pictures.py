@@ -2,8 +2,8 @@
 
     python docs/make_pictures.py demo
 
-`pictures/demo.jpg` is the demo's own picture; `pictures/report.jpg` a view of its report by a headless Chromium, where one
-is installed.
+`demo.jpg` is the demo's own picture, `confusion.jpg` what `evaluate labels --picture` draws; `report.jpg` and `cards.jpg` are
+views of the report by a headless Chromium, where one is installed. For these the demo's clusters are named after the truth.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ def first_rows(sheet: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([sheet[: ends[tall[count - 1]] + 6], sheet[ends[tall[-1]] :]])
 
 
+def terralabel(*arguments: object) -> None:
+    """Run the command of this environment."""
+    command = Path(sys.executable).with_name("terralabel")
+    subprocess.run([command, *map(str, arguments)], check=True, capture_output=True)
+
+
 def save_small(name: str, image: np.ndarray) -> None:
     """Write a picture as JPEG at the best quality that stays under the limit."""
     for quality in (85, 78, 70, 60, 50, 40):
@@ -58,11 +64,21 @@ def save_small(name: str, image: np.ndarray) -> None:
 def main() -> None:
     demo = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
     save_small("demo.jpg", fit(first_rows(cv2.imread(str(demo / "demo.png"))[..., ::-1], 2), 1200))
-    report = screenshot(demo / "report.html")
-    if report is None:
-        print("no Chromium here: pictures/report.jpg stays as it is")
+    with tempfile.TemporaryDirectory() as folder:
+        run, scores = Path(folder) / "demo" / "run", Path(folder) / "scores.json"
+        shutil.copytree(demo / "run", run)
+        truth = str(demo / "truth")
+        terralabel("align", run, "--truth", truth, "--names", demo / "classes.json")
+        picture = Path(folder) / "confusion.png"
+        terralabel("evaluate", "labels", run, "--truth", truth, "--match", "none", "--json", scores, "--picture", picture)
+        terralabel("report", run, "--evaluation", scores)
+        save_small("confusion.jpg", cv2.imread(str(picture))[..., ::-1])
+        page = screenshot(run / "report.html")
+    if page is None:
+        print("no Chromium here: report.jpg and cards.jpg stay as they are")
     else:
-        save_small("report.jpg", fit(report, 1500))
+        save_small("report.jpg", fit(page[:2000], 1250))
+        save_small("cards.jpg", fit(page[1500:2500], 1100))
 
 
 if __name__ == "__main__":
