@@ -8,6 +8,7 @@ import pytest
 from terralabel.contracts import FeatureExtractor
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
+from terralabel.errors import ContractError, InputError
 from terralabel.features.appearance import Appearance, measure
 from terralabel.features.maps import pixel_maps
 from terralabel.features.regions import Regions
@@ -93,12 +94,55 @@ def test_width_depends_on_the_bands_only_and_nothing_is_lost(bands, sensor, size
     assert np.isfinite(features).all()
 
 
-def test_same_bytes_for_the_same_tile_and_for_a_mask_alone(blobs):
+def test_same_bytes_for_the_same_tile(blobs):
     tile = Tile.from_array(np.random.default_rng(4).integers(0, 256, (61, 83, 3), dtype=np.uint8))
     masks = Masks.from_arrays(blobs)
     features = Appearance().extract(tile, masks)
     assert features.tobytes() == Appearance().extract(tile, masks).tobytes()
-    np.testing.assert_array_equal(features[2:3], Appearance().extract(tile, masks.select(np.array([2]))))
+
+
+def test_overlapping_masks_share_their_values(blobs):
+    values = np.arange(len(blobs) * 2, dtype=float).reshape(-1, 2) ** 2
+    count = np.maximum(np.sum(blobs, axis=0), 1)
+    shared = [np.tensordot(np.array(blobs, float), v, (0, 0)) / count for v in values.T]
+    expected = [[image[blob].mean() for image in shared] for blob in blobs]
+    np.testing.assert_allclose(Regions(Masks.from_arrays(blobs)).shared(values), expected)
+
+
+def test_masks_side_by_side_share_nothing():
+    masks = Masks.from_arrays([box((20, 30), 0, 0, 10, 20), box((20, 30), 10, 5, 7, 7)])
+    values = np.array([[1.0, -3.0], [2.0, 5.0]])
+    np.testing.assert_allclose(Regions(masks).shared(values), values)
+
+
+def dim(seed: int, shape: tuple[int, ...] = (96, 96, 3)) -> Tile:
+    return Tile.from_array(np.random.default_rng(seed).integers(100, 110, shape, dtype=np.uint8))
+
+
+def test_fit_brings_a_dim_data_set_to_the_spread_of_others(blobs):
+    tile = Tile.from_array(np.random.default_rng(6).integers(100, 110, (61, 83, 3), dtype=np.uint8))
+    masks = Masks.from_arrays(blobs)
+    fitted = Appearance().fit([dim(0), dim(1)])
+    assert Appearance().scales is None
+    ratio = np.ptp(fitted.extract(tile, masks), axis=0) / np.ptp(Appearance().extract(tile, masks), axis=0)
+    assert ratio[0] == pytest.approx(4, rel=1e-3)  # lightness: as far as a spread may leave the typical one
+
+
+def test_fitted_state_comes_back(blobs):
+    tile = dim(2, (61, 83, 3))
+    fitted = Appearance().fit([dim(0)])
+    again = Appearance.from_state(fitted.state())
+    masks = Masks.from_arrays(blobs)
+    assert fitted.extract(tile, masks).tobytes() == again.extract(tile, masks).tobytes()
+    assert Appearance.from_state(Appearance().state()).scales is None
+
+
+def test_fit_says_what_is_wrong():
+    blind = Tile.from_array(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), bool))
+    with pytest.raises(InputError, match="at least one tile"):
+        Appearance().fit([blind])
+    with pytest.raises(ContractError, match="as many bands"):
+        Appearance().fit([dim(0)]).extract(dim(0, (9, 9, 4)), Masks.empty((9, 9)))
 
 
 def test_transposed_tile_has_the_same_features():

@@ -16,7 +16,7 @@ __all__ = ["PixelMaps", "pixel_maps", "surroundings"]
 #: Standard deviations, in pixels, of the blurs whose differences are the texture bands.
 TEXTURE_SIGMAS = (1.0, 2.0, 4.0, 8.0)
 #: Standard deviations, in pixels, of the windows in which the surroundings of a mask are looked at.
-CONTEXT_SIGMAS = (8.0, 16.0, 32.0)
+CONTEXT_SIGMAS = (8.0, 16.0)
 #: Contrast (in units of lightness, 0..100) below which texture counts as none: about one grey level of noise.
 NOISE = 0.5
 

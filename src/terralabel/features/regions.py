@@ -43,6 +43,29 @@ class Regions:
         squares = self.means([values * values for values in maps])
         return np.sqrt(np.maximum(squares - means * means, 0))
 
+    def shared(self, values: np.ndarray) -> np.ndarray:
+        """Mean over each mask's pixels of the mean of `values` (n, c) of all masks that hold the pixel, (n, c) float64.
+
+        Masks of a hierarchy overlap: so a small mask hears what the larger ones around it look like, and a large one what
+        its parts do. Without overlap this gives `values` back.
+        """
+        pixels = self.size[0] * self.size[1]
+        count = self._painted(np.ones(len(self.masks)))
+        count[count == 0] = 1
+        out = np.zeros(values.shape)
+        total = np.zeros(pixels + 1)
+        for column in range(values.shape[1]):
+            np.cumsum(self._painted(values[:, column]) / count, out=total[1:])
+            out[:, column] = self._per_mask(total[self.stop] - total[self.first]) / self.area
+        return out
+
+    def _painted(self, values: np.ndarray) -> np.ndarray:
+        """Sum of `values` (n,) of the masks over each pixel, (W * H,) float64."""
+        pixels = self.size[0] * self.size[1]
+        per_run = values[self.owner]
+        steps = np.bincount(self.first, per_run, pixels + 1) - np.bincount(self.stop, per_run, pixels + 1)
+        return np.cumsum(steps[:pixels])
+
     def perimeter(self) -> np.ndarray:
         """Length of the outline in pixel edges times pi / 4 (right on average over directions), (n,) float64."""
         height, pixels = self.size[0], self.size[0] * self.size[1]
