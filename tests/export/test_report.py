@@ -154,12 +154,13 @@ def painted_run(
             "bands": [1, 2, 3],
         },
         "versions": {"terralabel": "0.1.0", "numpy": np.__version__},
-        "radiometry": {"kind": "percentile", "low": [3, 5, 9], "high": [220, 213, 200]},
+        "backends": {"masks": "tree 1", "features": "appearance 1", "clusters": "kmeans"},
         "finished": True,
         "notes": ["Masks come from region trees: no weights were on this machine."],
     }
     run.failed_sources = (SimpleNamespace(source="bad.tif", status="truncated", reason="truncated after 10 bytes"),)
     run.write_labels()
+    (path / "radiometry.json").write_text('{"kind": "percentile", "low": [3, 5, 9], "high": [220, 213, 200]}')
     return run
 
 
@@ -231,7 +232,7 @@ def test_it_tells_what_was_done_and_what_came_out(run: PaintedRun, page: Page) -
     count = sum(len(batch) for scene in run.scenes for batch in run.objects(scene.key))
     for words in (
         "demo run", "terralabel label images --out", "2026-01-02T03:04:05Z", "no weights were on this machine", "tile_size",
-        "percentile", "out of memory", "key0:00001:00001", "2 tiles failed", "field", "bare soil", "least certain", "0.710",
+        "percentile", "220, 213, 200", "appearance 1", "out of memory", "key0:00001:00001", "2 tiles failed", "field", "bare soil", "least certain", "0.710",
         "adjusted Rand index", "majority", "finished 2026-01-02T03:04:05Z", "no class", "8.0\xa0%",
         "masks were found; gates dropped 18 by large", "bad.tif", "truncated after 10 bytes", markup.number(count), "scene_2",
     ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -53,7 +54,7 @@ def write_report(
         ("scores", "Scores", scores_section(evaluation) if evaluation else ""),
         ("tiles", "Tiles", _tiles_section(run, facts)),
         ("scenes", "Scenes", _scenes_section(run, facts)),
-        ("made", "How it was made", _made_section(run.manifest, history)),
+        ("made", "How it was made", _made_section(run, history)),
     ]
     sections = [section for section in sections if section[2]]
     page = Template(_resource("report.html")).substitute(
@@ -224,16 +225,32 @@ def _scenes_section(run: ReportView, facts: RunFacts) -> str:
     return table(head, rows[:_ROWS] if extra > 0 else rows, numeric=(1, 5, 6), limit=_ROWS) + more
 
 
-def _made_section(manifest: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
+def _radiometry(run: ReportView) -> Any:
+    """What lies in the run's `radiometry.json`, if it can be read."""
+    path = Path(run.path) / "radiometry.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < 1_000_000 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _made_section(run: ReportView, history: Sequence[Mapping[str, Any]]) -> str:
     """The command as it was given, what was done when, the settings in the open, the rest on request."""
+    manifest = run.manifest
     command = manifest.get("command")
     line = " ".join(map(str, command)) if isinstance(command, (list, tuple)) else str(command or "")
     out = f"<pre>{text(line, 2000)}</pre>" if line else ""
     done = [[text(entry.get(key, "")) for key in ("time", "verb", "outcome", "seconds", "workers")] for entry in history[-50:]]
     if done:
         out += table(["When", "What", "Outcome", "Seconds", "Workers"], done, numeric=(3, 4))
-    rest = {k: v for k, v in manifest.items() if k not in ("command", "notes", "settings")}
-    for heading, values, opened in (("Settings", manifest.get("settings"), " open"), ("Everything recorded", rest, "")):
+    rest = {k: v for k, v in manifest.items() if k not in ("command", "notes", "settings", "backends")}
+    tables = (
+        ("Backends", manifest.get("backends"), " open"),
+        ("Settings", manifest.get("settings"), " open"),
+        ("Radiometry", _radiometry(run), " open"),
+        ("Everything recorded", rest, ""),
+    )
+    for heading, values, opened in tables:
         rows = [[text(name, 120), text(value, 500)] for name, value in flatten(values)] if values else []
         if rows:
             body = table(["Name", "Value"], rows, limit=_ROWS).replace("<tr><td>", "<tr><td class=setting>")
