@@ -98,7 +98,7 @@ def random_mobilenet(path: Path) -> Path:
 def test_mobilenet_keeps_the_contract(tmp_path: Path) -> None:
     path = random_mobilenet(tmp_path / "m.npz")
     extractor = registry.create("features", f"mobilenet_v2:{path}")
-    assert isinstance(extractor, FeatureExtractor) and extractor.name == f"mobilenet_v2:{path}"
+    assert isinstance(extractor, FeatureExtractor) and extractor.name == "mobilenet_v2"
     tile, masks = noise(70, 50), quarters(70, 50)
     vectors = extractor.extract(tile, masks)
     assert vectors.shape == (5, 24 + 32 + 96 + 320) and vectors.dtype == np.float32
@@ -188,7 +188,7 @@ def test_timm_models_from_a_file(tmp_path: Path, model: str, taps: list[int], wi
     tile, masks = noise(240, 100), quarters(240, 100)
     vectors = extractor.extract(tile, masks)
     assert vectors.shape == (5, sum(taps)) and np.isfinite(vectors).all()
-    assert extractor._loaded.window == window
+    assert extractor._loaded.window == window and extractor.name == f"timm:{model}"
     # the first window of the map is what the library itself gives for it
     side = 224 if window else 96
     part = Tile.from_array(np.ascontiguousarray(noise(224, 224).pixels[:side, :side]))
@@ -248,6 +248,7 @@ def test_transformers_from_a_folder(tmp_path: Path, kind: str, columns: int) -> 
     vectors = extractor.extract(noise(50, 70), quarters(50, 70))
     assert vectors.shape == (5, columns) and np.isfinite(vectors).all() and len(np.unique(vectors[:, 0])) > 3
     assert extractor._loaded.window == {"vit": 32, "swin": 64}.get(kind)
+    assert extractor.name == f"hf:{kind}"
 
 
 def test_transformers_normalisation_and_errors(tmp_path: Path) -> None:
@@ -269,16 +270,43 @@ def test_transformers_normalisation_and_errors(tmp_path: Path) -> None:
         _ = hf("facebook/dinov2-small").version
 
 
-@pytest.mark.data
-def test_the_real_mobilenet_tells_water_from_houses(data_dir: Path) -> None:
-    """Real ImageNet weights through the door: features of one land cover are nearer to one another than to another's."""
+@pytest.fixture
+def imagenet(data_dir: Path) -> Path:
     pytest.importorskip("torch")
+    file = data_dir.parent / "weights" / "mobilenet_v2_imagenet.npz"
+    if not file.is_file():
+        pytest.skip("needs the ImageNet weights beside the data")
+    return file
+
+
+@pytest.mark.data
+def test_the_real_mobilenet_knows_a_cat_and_a_cup(imagenet: Path) -> None:
+    """The whole network, with the classifier its file also holds, on pictures that come with scikit-image."""
+    import cv2
+    import torch
+    from skimage import data
+
+    from terralabel.nets.checkpoints import read_state
+    from terralabel.nets.mobilenet import load_mobilenet_v2
+
+    net, state = load_mobilenet_v2(imagenet), read_state(imagenet)
+    head = torch.as_tensor(state["classifier.1.weight"]).float().reshape(1001, 1280)
+    for picture, classes in ((data.chelsea(), {281, 282, 285}), (data.coffee(), {967})):  # tabby, tiger, Egyptian cat; espresso
+        side = min(picture.shape[:2])
+        left = (picture.shape[1] - side) // 2
+        small = cv2.resize(picture[:side, left : left + side], (224, 224), interpolation=cv2.INTER_AREA)
+        with torch.inference_mode():
+            last = net.features(torch.from_numpy(small / np.float32(127.5) - 1).permute(2, 0, 1)[None])
+            scores = last.mean((2, 3)) @ head.T + torch.as_tensor(state["classifier.1.bias"])
+        assert int(scores.argmax()) - 1 in classes  # class 0 of the file is "nothing"
+
+
+@pytest.mark.data
+def test_the_real_mobilenet_tells_water_from_houses(data_dir: Path, imagenet: Path) -> None:
+    """Real ImageNet weights through the door: features of one land cover are nearer to one another than to another's."""
     import cv2
 
-    weights = data_dir.parent / "weights" / "mobilenet_v2_imagenet.npz"
-    if not weights.is_file():
-        pytest.skip("needs the ImageNet weights beside the data")
-    extractor = mobilenet_v2(str(weights))
+    extractor = mobilenet_v2(str(imagenet))
     vectors = []
     for folder in ("lakes", "oam-buildings"):
         files = sorted((data_dir / folder / "images").iterdir())[:6]

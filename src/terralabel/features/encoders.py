@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,11 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        """What the user types."""
-        return f"{self.kind}:{self.argument}" if self.argument else self.kind
+        """Kind and model, without the place of a file: results belong to the weights (`version`), wherever they lie."""
+        model = self.argument.partition("@")[0]
+        if self.kind == "mobilenet_v2":
+            return self.kind
+        return f"{self.kind}:{Path(model).name if Path(model).is_dir() else model}"
 
     @property
     def version(self) -> str:
