@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -63,7 +64,8 @@ def merge_gain(prior: Prior, clusters: Statistics, pairs: np.ndarray, alpha: flo
 class SplitMerge:
     """Clusters of streamed vectors, their number found by the data; a `Clusterer` (`--clusters auto`).
 
-    1. One pass takes moments (for scaling and PCA to at most `pca` dimensions) and a uniform sample of vectors.
+    1. One pass takes moments and a uniform sample of vectors; PCA to at most `pca` dimensions (never more than 32, and
+       fewer for few vectors: d^2 is at most a 30th of the sample).
     2. On the sample, from one cluster and from many: vectors go to the most likely cluster and, in it, to the likelier
        of two halves; a cluster splits into its halves, or merges with one of the 3 nearest, where the evidence of a
        Dirichlet process mixture (prior of DeepDPM: alpha 10, kappa 1e-4, nu d + 2, Psi .005 I) rises. The start that
@@ -186,10 +188,10 @@ class SplitMerge:
             moments.add(features, weights)
             reservoir.add(features, weights)
             weight += float(weights.sum(dtype=np.float64))
-        self._scaling = moments.scaling(self.scale, self.pca)
+        vectors, weights = reservoir.sample()
+        self._scaling = moments.scaling(self.scale, min(self.pca, _bearable(len(vectors))))
         self._count, self._unit = moments.count, 1.0
         self._mean_weight = weight / max(moments.count, 1)
-        vectors, weights = reservoir.sample()
         if not len(vectors):
             return vectors, weights
         spread = float((self._working(vectors) ** 2).mean())
@@ -346,6 +348,14 @@ class _Sample:
             kept = mixture.halves[np.stack([2 * rest, 2 * rest + 1], axis=1).ravel()]
             mixture = _Mixture(Statistics.joined([kept, clusters[pair]]))
         return mixture
+
+
+def _bearable(vectors: int) -> int:
+    """Dimensions in which so many vectors bear some 20 full covariances: their evidence counts d (d + 1) / 2 each.
+
+    In more dimensions the mixture merges even clusters that are far apart.
+    """
+    return max(2, math.isqrt(vectors // 30))
 
 
 def _neighbours(means: np.ndarray) -> np.ndarray:

@@ -63,7 +63,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Prior:
-    """Normal-inverse-Wishart: `kappa` (weight of the mean), `nu` = d + 2 degrees of freedom, scale `psi` times I."""
+    """Normal-inverse-Wishart: `kappa` (weight of the mean), `nu` = d + 2 degrees of freedom, scale matrix `nu psi I`.
+
+    DeepDPM's code keeps the scale matrix divided by nu, so its .005 I stands for nu times as much; here, too.
+    """
 
     width: int
     kappa: float = 1e-4
@@ -74,12 +77,17 @@ class Prior:
         """Degrees of freedom: the least whole number above d + 1, so that the expected covariance exists."""
         return self.width + 2.0
 
+    @property
+    def scale(self) -> float:
+        """The diagonal of the scale matrix."""
+        return self.nu * self.psi
+
     def _posterior(self, groups: Statistics) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """kappa_n (k,), nu_n (k,), mean (k, d) and scale matrix (k, d, d)."""
         kappa, nu = self.kappa + groups.count, self.nu + groups.count
         mean = groups.total / kappa[:, None]
         scale = groups.second - kappa[:, None, None] * mean[:, :, None] * mean[:, None, :]
-        scale = 0.5 * (scale + scale.transpose(0, 2, 1)) + self.psi * np.eye(self.width)
+        scale = 0.5 * (scale + scale.transpose(0, 2, 1)) + self.scale * np.eye(self.width)
         return kappa, nu, mean, scale
 
     def evidence(self, groups: Statistics) -> np.ndarray:
@@ -92,7 +100,7 @@ class Prior:
             -0.5 * groups.count * d * np.log(np.pi)
             + multigammaln(0.5 * nu, d)
             - multigammaln(0.5 * self.nu, d)
-            + 0.5 * self.nu * d * np.log(self.psi)
+            + 0.5 * self.nu * d * np.log(self.scale)
             - 0.5 * nu * np.linalg.slogdet(scale)[1]
             + 0.5 * d * (np.log(self.kappa) - np.log(kappa))
         )

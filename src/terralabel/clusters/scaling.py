@@ -114,7 +114,10 @@ class Scaling:
         features = features - self.mean
         if self.scale == "standard":
             features *= self.factor
-        return features if self.axes is None else features @ self.axes
+        if self.axes is None:
+            return features
+        # in float64: a product's last bits depend on the rows beside it, and are cut off on the way back to float32
+        return (features.astype(np.float64) @ self.axes.astype(np.float64)).astype(np.float32)
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays for `from_state`."""
