@@ -446,6 +446,17 @@ def test_gdal_takes_no_name_for_more_than_a_name(
     np.testing.assert_array_equal(everything(Path(name))[0][..., 0], noise(4, 5))
 
 
+def test_messages_that_are_no_utf8_stay_inside(tmp_path: Path, capfd: pytest.CaptureFixture[str], write_tif: Write) -> None:
+    path = write_tif(tmp_path / "a.tif", noise(4, 5))
+    with quiet(), rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(KEY="value")
+    whole = path.read_bytes()
+    assert b'<Item name="KEY">' in whole
+    path.write_bytes(whole.replace(b'<Item name="KEY">', b'<Item nam \xc2"KEY">'))
+    np.testing.assert_array_equal(everything(path)[0][..., 0], noise(4, 5))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nothing_is_logged_or_written(tmp_path: Path, write_tif: Write, unchanged, caplog: pytest.LogCaptureFixture) -> None:
     write_tif(tmp_path / "a.tif", noise(3, 40, 50))
     (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")

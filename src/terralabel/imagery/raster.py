@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,13 +63,33 @@ logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's own li
 def _gdal(path: Path) -> Iterator[None]:
     """GDAL configured as above; what it raises becomes one `InputError`."""
     try:
-        with warnings.catch_warnings(), rasterio.Env(**_GDAL):
+        with warnings.catch_warnings(), _quiet_log(), rasterio.Env(**_GDAL):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except MemoryError as error:
         raise InputError(f"{path} needs more memory to decode than there is; {_way_out(path)}", "unsupported") from error
     except (RasterioError, CPLE_BaseError, OSError, ValueError, UnicodeError) as error:
         raise _as_input_error(path, error) from error
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep rasterio's log callback from printing a traceback when a damaged file makes GDAL speak in bytes that are no UTF-8."""
+    unraisable_hook, hook = sys.unraisablehook, sys.excepthook  # Cython prints through both
+
+    def unraisable(event: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(event.exc_value, UnicodeDecodeError) and "log_error" in str(event.object)):
+            unraisable_hook(event)
+
+    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, UnicodeDecodeError):
+            hook(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = unraisable, printed
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = unraisable_hook, hook
 
 
 def _as_input_error(path: Path, error: BaseException) -> InputError:

@@ -103,7 +103,7 @@ def _tiff_missing(handle: BinaryIO, size: int) -> str | None:
     if offsets is None or counts is None or len(offsets) != len(counts):
         return None  # odd or without pixels: GDAL says what it thinks of it
     compression = _tiff_values(handle, entries[_COMPRESSION], order, big, size) if _COMPRESSION in entries else None
-    if len(offsets) == 1 and (compression is None or compression[0] == 1):
+    if len(offsets) == 1 and (compression is None or (compression == 1).all()):
         return "the picture" if offsets[0] >= size else None  # GDAL computes the length of a single raw strip itself
     last = int((offsets + counts).max(initial=0))
     return f"what follows byte {size} of {last}" if last > size else None
