@@ -452,7 +452,7 @@ def test_messages_that_are_no_utf8_stay_inside(tmp_path: Path, capfd: pytest.Cap
         dataset.update_tags(KEY="value")
     whole = path.read_bytes()
     assert b'<Item name="KEY">' in whole
-    path.write_bytes(whole.replace(b'<Item name="KEY">', b'<Item nam \xc2"KEY">'))
+    path.write_bytes(whole.replace(b'<Item name="KEY">', b'<Item \xc2ame "KEY">'))
     np.testing.assert_array_equal(everything(path)[0][..., 0], noise(4, 5))
     assert capfd.readouterr() == ("", "")
 
