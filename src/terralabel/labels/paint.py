@@ -134,8 +134,8 @@ def _look_up(
         return out
     from cv2 import transpose  # by blocks: numpy's strided copy is several times slower
 
-    top = transpose(top.reshape(size[1], size[0]))
+    rows: np.ndarray = transpose(top.reshape(size[1], size[0]))
     table, step = table.astype(dtype), max(1, (1 << 16) // size[1])
     for row in range(0, size[0], step):  # few rows at a time, for `take` makes indices of eight bytes
-        np.take(table, top[row : row + step], mode="wrap", out=out[row : row + step])
+        table.take(rows[row : row + step], mode="wrap", out=out[row : row + step])
     return out

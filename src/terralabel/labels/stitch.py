@@ -60,8 +60,8 @@ def link(
     """Which masks of two neighbouring tiles are one object: pairs (k, 2) int32 and their strength (k,) float32.
 
     Two masks are one object when, restricted to the pixels both tiles look at, they are equal, or their intersection over
-    union is at least `agree` and each is the other's best (ties: the smaller mask first). Nested masks that are equal there are
-    paired by size, smallest with smallest. Strength is the agreement, a little lower for few pixels; rows are sorted.
+    union is at least `agree` and neither has a better partner left (best pairs first; ties: the smaller mask). Nested masks
+    that are equal there are paired by size, smallest with smallest. Strength is the agreement, a little lower for few pixels; rows are sorted.
     """
     shared = plan_a.window.intersect(plan_b.window)
     if not shared.area:
@@ -138,17 +138,29 @@ def _nth(group: np.ndarray) -> np.ndarray:
 def _alike(
     a: _Clipped, rest_a: np.ndarray, b: _Clipped, rest_b: np.ndarray, agree: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(in a, in b, strength) of the pairs among `rest_a` x `rest_b` that overlap by `agree` and are each other's best."""
+    """(in a, in b, strength) of the pairs among `rest_a` x `rest_b` that overlap by `agree`, best first and one to one."""
     i, j = _candidates(a, rest_a, b, rest_b, agree)
     common = _intersections(a, i, b, j)
     union = a.area[i] + b.area[j] - common
     keep = (common >= FEW) & (common >= agree * union)
     i, j, common, union = i[keep], j[keep], common[keep], union[keep]
     order = np.lexsort((j, i, -common, -common / union))
-    i, j, common, union = i[order], j[order], common[order], union[order]
-    first_i, first_j = (np.unique(side, return_index=True)[1] for side in (i, j))
-    best = np.intersect1d(first_i, first_j)
+    best = order[_one_to_one(i[order], j[order])]
     return i[best], j[best], common[best] / (union[best] + FEW)
+
+
+def _one_to_one(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Which pairs (i, j), best first, remain when each takes its two ends out of the running; positions, in rounds.
+
+    In a round every pair that is the first for both its ends is taken: rounds of all at once, and the same as one by one.
+    """
+    chosen, left = [np.zeros(0, dtype=np.int64)], np.arange(len(i))
+    while len(left):
+        first_i, first_j = (np.unique(side[left], return_index=True)[1] for side in (i, j))
+        taken = left[np.intersect1d(first_i, first_j)]
+        chosen.append(taken)
+        left = left[~(np.isin(i[left], i[taken]) | np.isin(j[left], j[taken]))]
+    return np.concatenate(chosen)
 
 
 def _candidates(
@@ -264,7 +276,7 @@ def _join_strongest(head: np.ndarray, tile: np.ndarray, pairs: np.ndarray) -> No
     of its tiles, as the bits of one integer.
     """
     after, size = np.arange(len(head), dtype=np.int32), np.ones(len(head), dtype=np.int32)
-    of, next_of, count, place = memoryview(head), memoryview(after), memoryview(size), memoryview(tile)
+    of, next_of, count, place = head.data, after.data, size.data, tile.data
     tiles_of: dict[int, int] = {}
     long = max(16, int(tile.max(initial=0)) // 64)
 
@@ -335,15 +347,14 @@ def own(plan: TilePlan, masks: Masks, objects: np.ndarray, single: np.ndarray) -
     """The pieces of one tile: objects (n,) int32 and single (n,) bool are this tile's share of `resolve` and `alone`.
 
     A mask with partners in other tiles is clipped to the core: each tile answers for its core, so the pieces of an object
-    fit together without overlap. A mask without partner that the window's inner borders do not cut is complete: it keeps
-    its whole extent where no other core holds more of it, else it is dropped (the tile there had its say). A cut one is
-    clipped. What has no pixel left is dropped.
+    fit together without overlap. A mask without partner stays where no other core holds more of it; elsewhere it is dropped,
+    for the tile there has looked too and said something else. One that stays is clipped where the window's inner borders cut
+    it; otherwise it is complete and keeps its whole extent. What has no pixel left is dropped.
     """
     share = _shares(plan, masks)
     within, seen = share[:, 4], share.sum(1)
-    complete = single & ~_cut(plan, masks)
-    whole = complete & (within < seen) & (within == share.max(1))
-    keep = (within > 0) & (~complete | (within == share.max(1)))
+    keep = (within > 0) & (~single | (within == share.max(1)))
+    whole = keep & single & (within < seen) & ~_cut(plan, masks)
     which = np.flatnonzero(keep)
     area = np.where(whole, seen, within)[which]
     return Pieces(which.astype(np.int32), objects[which].astype(np.int32), whole[which], area)
