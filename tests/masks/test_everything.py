@@ -89,13 +89,13 @@ def sam_generate(tile: Tile, per_side: int, layers: int, iou: float, stability: 
     return found
 
 
-@pytest.mark.parametrize("layers", [0, 1, 2])
-def test_equals_sams_own_loop(layers: int) -> None:
+@pytest.mark.parametrize(("layers", "per_side"), [(0, 6), (1, 5), (2, 3)])
+def test_equals_sams_own_loop(layers: int, per_side: int) -> None:
     tile = blocks()
-    expected = sam_generate(tile, 6, layers, 0.5, 0.6)
+    expected = sam_generate(tile, per_side, layers, 0.5, 0.6)
     generator = Everything(
         FloodPromptable(),
-        points_per_side=6,
+        points_per_side=per_side,
         points_per_batch=7,
         pred_iou_thresh=0.5,
         stability_score_thresh=0.6,
