@@ -168,7 +168,7 @@ def slow_boundary(prediction, truth, classes, tolerance):
     return scores
 
 
-@pytest.mark.parametrize("tolerance", [0, 1, 1.5, 3])
+@pytest.mark.parametrize("tolerance", [0, 1, 1.5, 3, 9.5])
 @pytest.mark.parametrize("seed", range(3))
 def test_boundary_is_that_of_brute_force_however_it_is_cut(tolerance, seed):
     rng = np.random.default_rng(seed)
@@ -177,7 +177,7 @@ def test_boundary_is_that_of_brute_force_however_it_is_cut(tolerance, seed):
     truth[rng.random(truth.shape) < 0.05] = 255
     prediction = np.roll(np.where(truth == 255, 0, truth), rng.integers(-3, 4, 2), axis=(0, 1)).astype(np.uint8)
     expected = slow_boundary(prediction, truth, range(3), tolerance)
-    for rows in (1, 4, 7, 30):
+    for rows in (1, 7, 30):
         outlines = BoundaryF(range(3), {0: 0, 1: 1, 2: 2}, tolerance)
         for top in range(0, 30, rows):
             outlines.add(prediction[top : top + rows], truth[top : top + rows])
