@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import BinaryIO
 
 from terralabel.errors import InputError
 
-__all__ = ["content_hash", "open_regular", "sniff"]
+__all__ = ["open_regular", "sniff"]
 
 #: (offset, magic bytes, GDAL driver): the formats that are read.
 _RASTERS = (
@@ -117,19 +116,3 @@ def _looks_like(head: bytes) -> str:
     if all(byte >= 32 or byte in b"\t\r\n" for byte in head):
         return "text"
     return "unknown binary data"
-
-
-def content_hash(path: Path) -> str:
-    """sha256 (hex) of a file's bytes, read in pieces: the identity of an input.
-
-    A damaged image often decodes without an error, so neither name, size nor a successful read says that an input is
-    the one that was labelled before.
-    """
-    digest = hashlib.sha256()
-    with open_regular(path) as handle:
-        try:
-            while piece := handle.read(1 << 20):
-                digest.update(piece)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}.", "unreadable") from error
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from terralabel.errors import InputError
-from terralabel.imagery.sniff import content_hash, open_regular, sniff
+from terralabel.imagery.sniff import open_regular, sniff
 
 __all__ = ["Skipped", "SourceFile", "Sources", "content_hash", "find_sources"]
 
@@ -106,6 +106,22 @@ def find_sources(arguments: Sequence[str | Path], *, follow_vrt: bool = False) -
             _take_file(walk, path, None, named=True)
     files = _with_keys(walk.found)
     return Sources(files, tuple(sorted(set(walk.skipped), key=lambda s: (str(s.path), s.status))))
+
+
+def content_hash(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, read in pieces: the identity of an input.
+
+    A damaged image often decodes without an error, so neither name, size nor a successful read says that an input is
+    the one that was labelled before.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as handle:
+        try:
+            while piece := handle.read(1 << 20):
+                digest.update(piece)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}.", "unreadable") from error
+    return digest.hexdigest()
 
 
 def _local(argument: str | Path) -> Path:
