@@ -46,7 +46,7 @@ def trace(segments: Segments) -> np.ndarray:
     out = np.full(segments.count, shapely.MultiPolygon(), dtype=object)
     if not len(segments):
         return out
-    rings = _split_touching(_link(*_corners(segments)))
+    rings = _split_touching(*_link(*_corners(segments)))
     polygons, owner = _polygons(rings)
     present, index = np.unique(owner, return_inverse=True)
     out[present] = shapely.multipolygons(polygons, indices=index)
@@ -72,22 +72,27 @@ def _corners(segments: Segments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     return owner, column + x0, row + y0, kinds
 
 
-def _link(owner: np.ndarray, x: np.ndarray, y: np.ndarray, kind: np.ndarray) -> _Rings:
-    """Join corners to rings: clockwise on the screen around pixels of the mask, the other way around holes."""
+def _link(owner: np.ndarray, x: np.ndarray, y: np.ndarray, kind: np.ndarray) -> tuple[_Rings, np.ndarray]:
+    """Join corners to rings: clockwise on the screen around pixels of the mask, the other way around holes.
+
+    Also tells, for every vertex, whether two outlines touch there.
+    """
     upper = np.arange(0, len(x), 2)
     mask_on_right = np.isin(kind[upper], (_RIGHT_STARTS, _LEFT_STOPS, _NW_SE))
     start, end = np.where(mask_on_right, upper + 1, upper), np.where(mask_on_right, upper, upper + 1)
     # of two corners at one point the first ends the edge above; which of them holds the edge to the left?
     second = np.concatenate([[False], (x[1:] == x[:-1]) & (y[1:] == y[:-1]) & (owner[1:] == owner[:-1])])
     tie = second ^ (kind == _NE_SW)
-    by_row = np.lexsort((tie, x, y, owner))
+    columns, rows = int(x.max() - x.min()) + 1, int(y.max() - y.min()) + 1
+    by_row = np.argsort(((owner * rows + y - y.min()) * columns + x - x.min()) * 2 + tie, kind="stable")
     partner = np.empty_like(by_row)
     partner[by_row[0::2]], partner[by_row[1::2]] = by_row[1::2], by_row[0::2]
     edges, ring_starts = _cycles((partner[end] // 2).tolist())
     edges_array = np.array(edges, dtype=np.int64)
     vertices = np.stack([start[edges_array], end[edges_array]], 1).ravel()
     offsets = 2 * np.array([*ring_starts, len(edges)], dtype=np.int64)
-    return _Rings(np.stack([x[vertices], y[vertices]], 1), offsets, owner[vertices[offsets[:-1]]])
+    rings = _Rings(np.stack([x[vertices], y[vertices]], 1), offsets, owner[vertices[offsets[:-1]]])
+    return rings, np.abs(kind[vertices]) == 3
 
 
 def _cycles(after: list[int]) -> tuple[list[int], list[int]]:
@@ -107,23 +112,32 @@ def _cycles(after: list[int]) -> tuple[list[int], list[int]]:
     return order, starts
 
 
-def _split_touching(rings: _Rings) -> _Rings:
-    """Cut rings that pass a point twice into simple ones."""
-    ring = np.repeat(np.arange(len(rings.owner)), np.diff(rings.offsets))
-    order = np.lexsort((rings.xy[:, 1], rings.xy[:, 0], ring))
-    same = (ring[order][1:] == ring[order][:-1]) & np.all(rings.xy[order][1:] == rings.xy[order][:-1], axis=1)
-    touching = set(ring[order][1:][same].tolist())
-    if not touching:
+def _split_touching(rings: _Rings, meets: np.ndarray) -> _Rings:
+    """Cut rings that pass a point twice into simple ones; `meets` marks the vertices where that may be."""
+    lengths = np.diff(rings.offsets)
+    ring = np.repeat(np.arange(len(lengths)), lengths)
+    x, y, at = rings.xy[meets, 0], rings.xy[meets, 1], ring[meets]
+    order = np.lexsort((y, x, at))
+    twice = (np.diff(at[order]) == 0) & (np.diff(x[order]) == 0) & (np.diff(y[order]) == 0)
+    touching = np.unique(at[order][1:][twice])
+    if not touching.size:
         return rings
-    loops: list[np.ndarray] = []
-    owners: list[int] = []
-    for index, owner in enumerate(rings.owner.tolist()):
-        xy = rings.xy[rings.offsets[index] : rings.offsets[index + 1]]
-        parts = _simple_loops(xy) if index in touching else [xy]
-        loops.extend(parts)
-        owners.extend([owner] * len(parts))
-    lengths = [len(loop) for loop in loops]
-    return _Rings(np.concatenate(loops), np.concatenate([[0], np.cumsum(lengths)]), np.array(owners, dtype=np.int64))
+    parts = [_simple_loops(rings.xy[rings.offsets[k] : rings.offsets[k + 1]]) for k in touching.tolist()]
+    loops = [loop for part in parts for loop in part]
+    whole = np.ones(len(lengths), dtype=bool)
+    whole[touching] = False
+    owner = np.concatenate([rings.owner[whole], np.repeat(rings.owner[touching], [len(part) for part in parts])])
+    lengths = np.concatenate([lengths[whole], [len(loop) for loop in loops]])
+    return _sorted_by_owner(np.concatenate([rings.xy[whole[ring]], *loops]), lengths, owner)
+
+
+def _sorted_by_owner(xy: np.ndarray, lengths: np.ndarray, owner: np.ndarray) -> _Rings:
+    """Rings in the order of their masks."""
+    order = np.argsort(owner, kind="stable")
+    first = (np.cumsum(lengths) - lengths)[order]
+    offsets = np.concatenate([[0], np.cumsum(lengths[order])])
+    index = np.arange(len(xy)) + np.repeat(first - offsets[:-1], lengths[order])
+    return _Rings(xy[index], offsets, owner[order])
 
 
 def _simple_loops(xy: np.ndarray) -> list[np.ndarray]:
