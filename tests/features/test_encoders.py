@@ -108,7 +108,7 @@ def test_mobilenet_keeps_the_contract(tmp_path: Path) -> None:
     np.testing.assert_array_equal(copied.extract(tile, masks), vectors)
     assert len(pickle.dumps(extractor)) < 1000
     np.testing.assert_array_equal(extractor.extract(tile, masks.select(np.array([3, 1]))), vectors[[3, 1]])
-    assert extractor.extract(tile, Masks.empty((70, 50))).shape == (0, 472)
+    assert len(extractor.extract(tile, Masks.empty((70, 50)))) == 0
     assert extractor.extract(noise(1, 1, 1), quarters(1, 1).select(np.array([4]))).shape == (1, 472)
 
 

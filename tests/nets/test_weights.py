@@ -157,6 +157,77 @@ def test_truncated_files_are_refused(tmp_path: Path, whole: bytes, share: float)
         check(tmp_path / "w")
 
 
+@pytest.mark.parametrize("name", ["safetensors", "npz", "torch", "index"])
+def test_mutated_files_are_read_or_refused_by_name(tmp_path: Path, name: str) -> None:
+    """400 mutants of each kind: no other error than ours, and none with more than one line."""
+    wholes = {
+        "safetensors": safetensors({"a": np.ones((4, 4))}),
+        "npz": npz(a=np.ones((4, 4))),
+        "torch": torch_zip(STATE_DICT),
+        "index": STATE_DICT,
+    }
+    whole, refused = wholes[name], 0
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        mutant = bytearray(whole)
+        for at in rng.integers(0, len(mutant), rng.integers(1, 4)):
+            mutant[at] = rng.integers(0, 256)
+        (tmp_path / "w").write_bytes(torch_zip(bytes(mutant)) if name == "index" else mutant)
+        try:
+            check(tmp_path / "w")
+        except WeightsError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 40
+
+
+@pytest.mark.parametrize("name", ["safetensors", "npz", "torch"])
+def test_mutated_files_load_or_are_refused(tmp_path: Path, name: str) -> None:
+    """What passes `check` may still fail in the library that loads it; that too is an error of ours."""
+    torch = pytest.importorskip("torch")
+    saved = io.BytesIO()
+    torch.save({"model": {"a": torch.ones(4, 4), "b": torch.zeros(3)}}, saved)
+    with zipfile.ZipFile(saved) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    whole = {
+        "safetensors": safetensors({"a": np.ones((4, 4))}),
+        "npz": npz(a=np.ones((4, 4))),
+        "torch": members["archive/data.pkl"],
+    }[name]
+    rng, loaded = np.random.default_rng(1), 0
+    for _ in range(150):
+        mutant = bytearray(whole)
+        mutant[rng.integers(0, len(mutant))] ^= 1 << rng.integers(0, 8)
+        if name == "torch":
+            with zipfile.ZipFile(tmp_path / "w", "w") as archive:
+                for member, content in {**members, "archive/data.pkl": bytes(mutant)}.items():
+                    archive.writestr(member, content)
+        else:
+            (tmp_path / "w").write_bytes(mutant)
+        try:
+            loaded += read_state(tmp_path / "w") is not None
+        except WeightsError as error:
+            assert "\n" not in str(error)
+    assert loaded
+
+
+def test_bombs_are_not_set_off(tmp_path: Path) -> None:
+    itself: dict = {}
+    itself["again"] = itself
+    laughs: dict = {"ha": 1}
+    for _ in range(60):
+        laughs = {"one": laughs, "two": laughs}
+    for held in (itself, laughs):
+        (tmp_path / "w.pth").write_bytes(torch_zip(pickle.dumps(held, protocol=2)))
+        with pytest.raises(WeightsError, match="without a single tensor"):
+            check(tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
+        for _ in range(150):
+            member.write(bytes(1_000_000))
+    with pytest.raises(WeightsError, match="150,000,000 bytes packed into"):
+        check(tmp_path / "bomb.npz")
+
+
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     whole = bytearray(safetensors({"a": np.ones((40, 40))}))
     path = tmp_path / "w.safetensors"

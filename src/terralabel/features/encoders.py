@@ -77,6 +77,8 @@ class Encoder:
 
     def extract(self, tile: Tile, masks: Masks, encoded: Encoded | None = None) -> np.ndarray:
         """(n, d) float32. Raises `SettingsError` for bands the network cannot take, `WeightsError` when it does not load."""
+        if not len(masks):
+            return np.zeros((0, 0), dtype=np.float32)  # the network need not look
         maps = feature_maps(self._loaded, tile)
         return np.concatenate([unit_length(pool(masks, values, covers)) for values, covers in maps], axis=1)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from terralabel.errors import MissingExtraError, WeightsError
-from terralabel.nets.pickles import Call, read_structure
+from terralabel.nets.pickles import Call, printable, read_structure
 
 __all__ = ["WeightsReport", "check", "compare_keys", "file_sha256", "read_state", "recorded_sha256"]
 
@@ -62,7 +62,9 @@ class WeightsReport:
             f"architecture: {self.architecture}",
         ]
         shown = list(self.shapes.items())[:6]
-        return "\n".join(lines + [f"  {key}  {shape}" for key, shape in shown] + ["  ..."] * (len(self.shapes) > len(shown)))
+        return "\n".join(
+            lines + [f"  {printable(key)}  {shape}" for key, shape in shown] + ["  ..."] * (len(self.shapes) > len(shown))
+        )
 
 
 def check(path: Path | str, sha256: str | None = None) -> WeightsReport:
@@ -130,17 +132,22 @@ def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > 20 * path.stat().st_size + 100_000_000:
+                raise WeightsError(
+                    f"{path}: {unpacked:,} bytes packed into {path.stat().st_size:,}; no weights do that, it was not read."
+                )
             broken = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise WeightsError(f"{path}: a truncated or damaged zip file ({error}); fetch it again.") from error
+        raise WeightsError(f"{path}: a truncated or damaged zip file ({printable(error)}); fetch it again.") from error
     if broken:
-        raise WeightsError(f"{path}: {broken} inside it is damaged (checksum differs); fetch it again.")
+        raise WeightsError(f"{path}: {printable(broken)} inside it is damaged (checksum differs); fetch it again.")
     if any(name.split("/")[-1] == "data.pkl" for name in names):
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     raise WeightsError(
-        f"{path}: a zip file without weights (holds {', '.join(names[:3])}); expected npz or what torch.save writes."
+        f"{path}: a zip file without weights (holds {printable(', '.join(names[:3]))}); expected npz or what torch.save writes."
     )
 
 
@@ -155,10 +162,10 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         header = json.loads(raw)
         header.pop("__metadata__", None)
-        spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
+        spans = sorted((int(entry["data_offsets"][0]), int(entry["data_offsets"][1])) for entry in header.values())
         shapes = {key: tuple(int(n) for n in entry["shape"]) for key, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: the safetensors header is damaged ({error}); fetch it again.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise WeightsError(f"{path}: the safetensors header is damaged ({printable(error)}); fetch it again.") from error
     ends = [0, *(stop for _, stop in spans)]
     if any(start != end or stop < start for (start, stop), end in zip(spans, ends, strict=False)):
         raise WeightsError(f"{path}: the safetensors header is damaged (tensors overlap or leave gaps); fetch it again.")
@@ -177,9 +184,11 @@ def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                     shape, _, dtype = read(member)
                 except ValueError as error:
-                    raise WeightsError(f"{path}: {name} is damaged ({error}); fetch it again.") from error
+                    raise WeightsError(f"{path}: {printable(name)} is damaged ({printable(error)}); fetch it again.") from error
             if dtype.hasobject:
-                raise WeightsError(f"{path}: {name} holds pickled objects, which can run code when loaded; it was not loaded.")
+                raise WeightsError(
+                    f"{path}: {printable(name)} holds pickled objects, which can run code when loaded; it was not loaded."
+                )
             shapes[name.removesuffix(".npy")] = shape
     return shapes
 
@@ -187,22 +196,34 @@ def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _torch_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with zipfile.ZipFile(path) as archive:
         index = next(name for name in archive.namelist() if name.split("/")[-1] == "data.pkl")
-        return dict(_tensors(read_structure(archive.read(index))))
+        root = read_structure(archive.read(index))
+    try:
+        shapes = dict(_tensors(root))
+    except (TypeError, IndexError) as error:
+        raise WeightsError(f"{path}: the checkpoint's index is damaged ({printable(error)}); fetch it again.") from error
+    if not all(_sound(shape) for shape in shapes.values()):
+        raise WeightsError(f"{path}: the checkpoint's index is damaged (a shape is not whole numbers); fetch it again.")
+    return shapes
 
 
-def _tensors(node: Any, prefix: str = "") -> list[tuple[str, tuple[int, ...]]]:
-    """(dotted key, shape) of every tensor inside nested dicts."""
-    if isinstance(node, Call) and getattr(node.function, "name", "").endswith(("_rebuild_tensor_v2", "_rebuild_parameter")):
-        inner = node.arguments[0]
-        return (
-            _tensors(inner, prefix)
-            if isinstance(inner, Call) and inner.function != "persistent"
-            else [(prefix, node.arguments[2])]
-        )
-    held = node.items if isinstance(node, Call) else node
-    if not isinstance(held, dict):
-        return []
-    return [found for key, value in held.items() for found in _tensors(value, f"{prefix}.{key}" if prefix else str(key))]
+def _tensors(root: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(dotted key, shape) of every tensor inside nested dicts, each dict once however often it occurs."""
+    waiting, seen = [("", root)], set()
+    while waiting:
+        prefix, node = waiting.pop()
+        if isinstance(node, Call) and getattr(node.function, "name", "").endswith("_rebuild_parameter"):
+            node = node.arguments[0]
+        if isinstance(node, Call) and getattr(node.function, "name", "").endswith("_rebuild_tensor_v2"):
+            yield prefix, tuple(node.arguments[2])
+            continue
+        held = node.items if isinstance(node, Call) else node
+        if isinstance(held, dict) and id(held) not in seen:
+            seen.add(id(held))
+            waiting += [(f"{prefix}.{key}" if prefix else str(key), value) for key, value in reversed(held.items())]
+
+
+def _sound(shape: Any) -> bool:
+    return isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)
 
 
 _READERS: dict[str, Callable[[Path], dict[str, tuple[int, ...]]]] = {
@@ -226,27 +247,52 @@ def read_state(path: Path) -> dict[str, np.ndarray | Any]:
     ("state_dict", "model") are flattened to the one with most tensors.
     """
     kind = check(path).kind
-    if kind == "npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
     try:
-        if kind == "safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        import torch
+        return _LOADERS[kind](path)
     except ImportError as error:
         raise MissingExtraError(f"{path} needs {error.name}: pip install 'terralabel[torch]'.") from error
+    except Exception as error:  # each library has errors of its own for a file whose index is sound and whose data are not
+        raise WeightsError(
+            f"{path}: cannot be loaded ({type(error).__name__}: {printable(error)[:200]}); fetch it again."
+        ) from error
+
+
+def _load_npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _load_torch(path: Path) -> dict[str, Any]:
+    import torch
+
     return _largest(torch.load(path, map_location="cpu", weights_only=True))
+
+
+_LOADERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "safetensors": _load_safetensors,
+    "npz": _load_npz,
+    "torch": _load_torch,
+}
 
 
 def _largest(state: Any) -> dict[str, Any]:
     """The dict of tensors inside a checkpoint that has most of them."""
-    if not isinstance(state, Mapping):
-        return {}
-    here = {str(key): value for key, value in state.items() if hasattr(value, "shape")}
-    inside = [_largest(value) for value in state.values() if isinstance(value, Mapping)]
-    return max([here, *inside], key=len)
+    best: dict[str, Any] = {}
+    waiting, seen = [state], set()
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, Mapping) and id(node) not in seen:
+            seen.add(id(node))
+            here = {str(key): value for key, value in node.items() if hasattr(value, "shape")}
+            best = here if len(here) > len(best) else best
+            waiting += node.values()
+    return best
 
 
 def compare_keys(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
@@ -268,4 +314,4 @@ def compare_keys(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
     )
     parts += [f"{key} is {shape(found[key])}, expected {shape(wanted[key])}" for key in other[:3]]
     parts += [f"unknown {', '.join(extra[:3])}"] if extra else []
-    raise WeightsError(f"{what}: the weights are of another architecture: {'; '.join(parts)}.")
+    raise WeightsError(f"{what}: the weights are of another architecture: {printable('; '.join(parts))}.")

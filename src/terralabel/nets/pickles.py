@@ -14,7 +14,7 @@ from typing import Any
 
 from terralabel.errors import WeightsError
 
-__all__ = ["Call", "Global", "read_structure"]
+__all__ = ["Call", "Global", "printable", "read_structure"]
 
 #: What a checkpoint of tensors needs; any other name means code of someone's choice.
 HARMLESS = {
@@ -51,6 +51,11 @@ class Call:
 _MARK = object()
 
 
+def printable(text: object) -> str:
+    """A name from a file as one line that cannot steer a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 def read_structure(program: bytes) -> Any:
     """What a pickle would build: dicts, lists, tuples, numbers and text as they are, all else as `Call`.
 
@@ -65,7 +70,7 @@ def read_structure(program: bytes) -> Any:
         raise
     except Exception as error:
         raise WeightsError(
-            f"The checkpoint's index cannot be read ({type(error).__name__}: {error}): the file is damaged."
+            f"The checkpoint's index cannot be read ({type(error).__name__}: {printable(error)}): the file is damaged."
         ) from error
 
 
@@ -104,7 +109,7 @@ class _Machine:
             module in ("torch", "torch.storage") and attribute.endswith(("Storage", "float16", "int64"))
         ):
             raise WeightsError(
-                f"The checkpoint would run {module}.{attribute} when loaded: it was not loaded. "
+                f"The checkpoint would run {printable(module)}.{printable(attribute)} when loaded: it was not loaded. "
                 "Ask for the weights as safetensors, or as a plain state_dict."
             )
         self.stack.append(Global(name))
