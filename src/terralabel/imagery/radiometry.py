@@ -6,7 +6,6 @@ Because it is fitted on the data set and not on the tile, the same pixels always
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -15,17 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from terralabel.core.grid import Window
 from terralabel.errors import InputError, RunError
 from terralabel.imagery.raster import Raster, open_raster
+from terralabel.imagery.sampling import family_of, is_grey, majority, probe_all, sample
 from terralabel.imagery.sources import Skipped
 
 __all__ = ["Fit", "Radiometry", "fit_radiometry"]
 
-#: Side of the windows that are sampled, in pixels.
-_SAMPLE = 256
-#: Pixels kept for the percentiles, over all scenes.
-_MAX_PIXELS = 2_000_000
 #: 8-bit imagery that spans at least this much of 0..255 is taken as it is.
 _FULL_RANGE = 128
 #: SAR data with a larger share of negative values is in dB already: an amplitude is never negative.
@@ -77,9 +72,9 @@ class Radiometry:
 
     def _fitting(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """The channels to map, after checking that this radiometry is meant for them."""
-        if _family(pixels.dtype) != self.family:
+        if family_of(pixels.dtype) != self.family:
             raise InputError(f"Pixels are {pixels.dtype}; the data set is {self.family}: process them as another run.", "mixed")
-        if self.grey and pixels.shape[2] > 1 and _is_grey(pixels, valid):
+        if self.grey and pixels.shape[2] > 1 and is_grey(pixels, valid):
             return pixels[..., :1]
         if pixels.shape[2] != self.count:
             raise InputError(
@@ -153,15 +148,6 @@ def _decibel(values: np.ndarray) -> None:
     values *= 20
 
 
-def _family(dtype: np.dtype) -> str:
-    return "uint8" if dtype == np.uint8 else "float" if dtype.kind == "f" else "integer"
-
-
-def _is_grey(pixels: np.ndarray, valid: np.ndarray) -> bool:
-    """True when all channels are equal wherever valid."""
-    return bool(np.all((pixels == pixels[..., :1]).all(axis=2) | ~valid))
-
-
 def fit_radiometry(
     paths: Iterable[str | Path],
     *,
@@ -181,9 +167,9 @@ def fit_radiometry(
     Raises `InputError` when no image can be read.
     """
     ordered = sorted({Path(path) for path in paths}, key=str)
-    probes, unfit = _probe_all(ordered, bands, sensor, follow_vrt)
-    chosen = _majority(probes, unfit)
-    samples = _sample(chosen, bands, sensor, follow_vrt, seed, windows, unfit)
+    probes, unfit = probe_all(ordered, bands, sensor, follow_vrt)
+    chosen = majority(probes, unfit)
+    samples = sample(chosen, bands, sensor, follow_vrt, seed, windows, unfit)
     if sensor == "sar":
         _drop_other_scale(samples, chosen[0].family, unfit)
     family, count, grey = chosen[0].family, chosen[0].count, any(probe.grey for probe in chosen)
@@ -193,109 +179,6 @@ def fit_radiometry(
     chosen_bands = None if bands is None else tuple(int(band) for band in bands)
     radiometry = Radiometry(kind, low, high, family, grey, chosen_bands, sensor)
     return Fit(radiometry, tuple(sorted(unfit, key=lambda s: str(s.path))))
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """What the header of one image says. `count` is 1 for a `grey` one."""
-
-    path: Path
-    width: int
-    height: int
-    count: int
-    family: str
-    grey: bool
-
-    @property
-    def signature(self) -> tuple[int, str]:
-        return self.count, self.family
-
-
-def _probe_all(
-    paths: Sequence[Path], bands: Sequence[int] | None, sensor: str, follow_vrt: bool
-) -> tuple[list[_Probe], list[Skipped]]:
-    probes, unfit = [], []
-    for path in paths:
-        try:
-            with open_raster(path, bands=bands, sensor=sensor, follow_vrt=follow_vrt) as raster:
-                grey = sensor == "sar" and raster.count == 3 and _looks_grey(raster)
-                count = 1 if grey else raster.count
-                probes.append(_Probe(path, raster.width, raster.height, count, _family(raster.dtype), grey))
-        except InputError as error:
-            unfit.append(Skipped(path, error.status, str(error)))
-    if not probes:
-        first = f" ({unfit[0].reason})" if unfit else ""
-        raise InputError(f"None of {len(paths)} images can be read{first}", unfit[0].status if unfit else "missing")
-    return probes, unfit
-
-
-def _looks_grey(raster: Raster) -> bool:
-    side = min(raster.width, _SAMPLE), min(raster.height, _SAMPLE)
-    return _is_grey(*raster.read(Window((raster.width - side[0]) // 2, (raster.height - side[1]) // 2, *side)))
-
-
-def _majority(probes: Sequence[_Probe], unfit: list[Skipped]) -> list[_Probe]:
-    """The images that agree with most others on channels and kind of numbers; the rest go to `unfit`."""
-    counts = Counter(probe.signature for probe in probes)
-    common = max(counts, key=lambda signature: (counts[signature], signature))
-    for probe in probes:
-        if probe.signature != common:
-            has, most = (f"{count} channels of {family}" for count, family in (probe.signature, common))
-            unfit.append(
-                Skipped(
-                    probe.path,
-                    "mixed",
-                    f"{probe.path} has {has}, the data set {most}: process it as another run or use --bands.",
-                )
-            )
-    return [probe for probe in probes if probe.signature == common]
-
-
-def _sample(
-    probes: Sequence[_Probe],
-    bands: Sequence[int] | None,
-    sensor: str,
-    follow_vrt: bool,
-    seed: int,
-    windows: int,
-    unfit: list[Skipped],
-) -> list[tuple[Path, np.ndarray]]:
-    """Valid pixels (n, C) of windows spread over the images, per image; images that fail go to `unfit`."""
-    if len(probes) > windows:
-        kept = np.random.default_rng(seed).choice(len(probes), windows, replace=False)
-        probes = [probes[i] for i in sorted(kept)]
-    area = sum(probe.width * probe.height for probe in probes)
-    quota = [max(1, round(windows * probe.width * probe.height / area)) for probe in probes]
-    expected = sum(min(q * _SAMPLE**2, p.width * p.height) for q, p in zip(quota, probes, strict=True))
-    step = max(1, int(np.ceil(np.sqrt(expected / _MAX_PIXELS))))
-    samples = []
-    for index, (probe, share) in enumerate(zip(probes, quota, strict=True)):
-        try:
-            with open_raster(probe.path, bands=bands, sensor=sensor, follow_vrt=follow_vrt) as raster:
-                pixels = _sample_scene(raster, share, step, np.random.default_rng([seed, index]))
-            samples.append((probe.path, pixels[:, : probe.count]))
-        except InputError as error:
-            unfit.append(Skipped(probe.path, error.status, str(error)))
-    return samples
-
-
-def _sample_scene(raster: Raster, share: int, step: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, C) valid pixels, every `step`-th, of `share` windows; empty windows are replaced by others, four times at most."""
-    columns = -(-raster.width // _SAMPLE)
-    cells = columns * -(-raster.height // _SAMPLE)
-    order = rng.permutation(cells) if cells < 1 << 22 else rng.integers(0, cells, 4 * share)
-    taken: list[np.ndarray] = []
-    for start in range(0, min(4 * share, cells), share):
-        for cell in sorted(order[start : start + share]):  # top to bottom: some formats only read forwards
-            x, y = int(cell % columns) * _SAMPLE, int(cell // columns) * _SAMPLE
-            window = Window(x, y, min(_SAMPLE, raster.width - x), min(_SAMPLE, raster.height - y))
-            pixels, valid = raster.read(window)
-            thinned = pixels[::step, ::step][valid[::step, ::step]]
-            if len(thinned):
-                taken.append(thinned)
-        if len(taken) >= share:
-            break
-    return np.concatenate(taken) if taken else np.empty((0, raster.count), raster.dtype)
 
 
 def _in_decibel(values: np.ndarray) -> bool:

@@ -7,26 +7,20 @@ writes none, and keeps a small cache. The rules (which bands, what is invalid, w
 from __future__ import annotations
 
 import errno
-import logging
-import re
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from terralabel.core.georeference import Georeference
 from terralabel.core.grid import Window
 from terralabel.errors import InputError, SettingsError
+from terralabel.imagery.gdal import gdal, way_out
 from terralabel.imagery.rows import DecodedRows
 from terralabel.imagery.sidecars import mask_beside, place_beside
 from terralabel.imagery.sniff import sniff
@@ -42,74 +36,6 @@ MAX_BLOCK_BYTES = 512 << 20
 MAX_PIXELS = 10**12
 _COLORS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-_GDAL = {
-    "GDAL_PAM_ENABLED": "NO",
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_CACHEMAX": 64 << 20,
-    "GDAL_NUM_THREADS": "1",
-    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",  # else the missing part of a truncated JPEG reads as grey
-    "GDAL_HTTP_MAX_RETRY": "0",
-    "CPL_DEBUG": "OFF",
-}
-_TRUNCATED = re.compile(
-    r"got \d+ bytes, expected|premature end|end of file|read error|incomplete|too short|unexpected end|read from offset", re.I
-)
-_UNSUPPORTED = re.compile(r"not supported|unsupported|would require libjpeg", re.IGNORECASE)
-
-logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's own lines go to whoever asks for them
-
-
-@contextmanager
-def _gdal(path: Path) -> Iterator[None]:
-    """GDAL configured as above; what it raises becomes one `InputError`."""
-    try:
-        with warnings.catch_warnings(), _quiet_log(), rasterio.Env(**_GDAL):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
-    except MemoryError as error:
-        raise InputError(f"{path} needs more memory to decode than there is; {_way_out(path)}", "unsupported") from error
-    except (RasterioError, CPLE_BaseError, OSError, ValueError, UnicodeError) as error:
-        raise _as_input_error(path, error) from error
-
-
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    """Keep rasterio's log callback from printing a traceback when a damaged file makes GDAL speak in bytes that are no UTF-8."""
-    unraisable_hook, hook = sys.unraisablehook, sys.excepthook  # Cython prints through both
-
-    def unraisable(event: sys.UnraisableHookArgs) -> None:
-        if not (isinstance(event.exc_value, UnicodeDecodeError) and "log_error" in str(event.object)):
-            unraisable_hook(event)
-
-    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, UnicodeDecodeError):
-            hook(kind, error, trace)
-
-    sys.unraisablehook, sys.excepthook = unraisable, printed
-    try:
-        yield
-    finally:
-        sys.unraisablehook, sys.excepthook = unraisable_hook, hook
-
-
-def _as_input_error(path: Path, error: BaseException) -> InputError:
-    messages: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        messages.append(" ".join(str(cause).split()))
-        cause = cause.__cause__ or cause.__context__
-    if not path.exists():
-        return InputError(f"{path} is no longer there.", "vanished")
-    told = next((m for m in messages if _TRUNCATED.search(m)), None)
-    if told is not None:
-        return InputError(f"{path} is cut short ({told[:200]}); copy or download it again.", "truncated")
-    if any(_UNSUPPORTED.search(m) for m in messages):
-        return InputError(f"{path} uses what this GDAL cannot read ({messages[-1][:200]}); {_way_out(path)}", "unsupported")
-    return InputError(f"{path} is damaged ({messages[-1][:200]}); copy or download it again.", "corrupt")
-
-
-def _way_out(path: Path) -> str:
-    return f"convert it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE {path.name!r} tiled.tif"
 
 
 class Raster:
@@ -160,7 +86,7 @@ class Raster:
         inside = window.intersect(Window(0, 0, self.width, self.height))
         if inside != window or window.area == 0:
             raise InputError(f"{self.path}: window {window} is not inside {self.width} x {self.height} pixels.", "bad-window")
-        with _gdal(self.path):
+        with gdal(self.path):
             if self.row_wise and self._may_keep_rows:
                 return self._read_rows(window)
             return self._decode(window)
@@ -239,7 +165,7 @@ def open_raster(
     path = Path(path).absolute()
     driver = sniff(path, follow_vrt=follow_vrt)
     refuse_truncated(path, driver)
-    with _gdal(path):
+    with gdal(path):
         dataset = rasterio.open(path, driver=driver, sharing=False)
         try:
             return Raster(path, dataset, driver, bands, sensor)
@@ -315,7 +241,7 @@ def _refuse_too_large(path: Path, dataset: Any, stored: np.dtype) -> None:
     if size > MAX_BLOCK_BYTES:
         raise InputError(
             f"{path} stores blocks of {columns} x {rows} pixels, {size / 1e6:.0f} MB each when decoded"
-            f" (limit {MAX_BLOCK_BYTES / 1e6:.0f} MB); {_way_out(path)}",
+            f" (limit {MAX_BLOCK_BYTES / 1e6:.0f} MB); {way_out(path)}",
             "block-too-large",
         )
 

@@ -1,0 +1,90 @@
+"""GDAL on a short lead: what it may do, and its errors as ours."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from terralabel.errors import InputError
+
+__all__ = ["gdal", "way_out"]
+
+_GDAL = {
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_CACHEMAX": 64 << 20,
+    "GDAL_NUM_THREADS": "1",
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",  # else the missing part of a truncated JPEG reads as grey
+    "GDAL_HTTP_MAX_RETRY": "0",
+    "CPL_DEBUG": "OFF",
+}
+_TRUNCATED = re.compile(
+    r"got \d+ bytes, expected|premature end|end of file|read error|incomplete|too short|unexpected end|read from offset", re.I
+)
+_UNSUPPORTED = re.compile(r"not supported|unsupported|would require libjpeg", re.IGNORECASE)
+
+logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's own lines go to whoever asks for them
+
+
+@contextmanager
+def gdal(path: Path) -> Iterator[None]:
+    """GDAL configured as above; what it raises becomes one `InputError`."""
+    try:
+        with warnings.catch_warnings(), _quiet_log(), rasterio.Env(**_GDAL):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except MemoryError as error:
+        raise InputError(f"{path} needs more memory to decode than there is; {way_out(path)}", "unsupported") from error
+    except (RasterioError, CPLE_BaseError, OSError, ValueError, UnicodeError) as error:
+        raise _as_input_error(path, error) from error
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep rasterio's log callback from printing a traceback when a damaged file makes GDAL speak in bytes that are no UTF-8."""
+    unraisable_hook, hook = sys.unraisablehook, sys.excepthook  # Cython prints through both
+
+    def unraisable(event: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(event.exc_value, UnicodeDecodeError) and "log_error" in str(event.object)):
+            unraisable_hook(event)
+
+    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, UnicodeDecodeError):
+            hook(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = unraisable, printed
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = unraisable_hook, hook
+
+
+def _as_input_error(path: Path, error: BaseException) -> InputError:
+    messages: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(" ".join(str(cause).split()))
+        cause = cause.__cause__ or cause.__context__
+    if not path.exists():
+        return InputError(f"{path} is no longer there.", "vanished")
+    told = next((m for m in messages if _TRUNCATED.search(m)), None)
+    if told is not None:
+        return InputError(f"{path} is cut short ({told[:200]}); copy or download it again.", "truncated")
+    if any(_UNSUPPORTED.search(m) for m in messages):
+        return InputError(f"{path} uses what this GDAL cannot read ({messages[-1][:200]}); {way_out(path)}", "unsupported")
+    return InputError(f"{path} is damaged ({messages[-1][:200]}); copy or download it again.", "corrupt")
+
+
+def way_out(path: Path) -> str:
+    """The command that makes a file readable piece by piece."""
+    return f"convert it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE {path.name!r} tiled.tif"
