@@ -22,6 +22,7 @@ from terralabel.errors import RunError
 from terralabel.recipes import ingest
 from terralabel.recipes.backends import make_clusterer, make_extractor, make_generator, resolve
 from terralabel.recipes.layout import Backends, Layout
+from terralabel.recipes.learning import fit_extractor
 from terralabel.recipes.measuring import MeasureJob, measure_shard, probe_tile
 from terralabel.recipes.relabel import assign, corrections_digest, refresh_labels, run_missing, settle_classes
 from terralabel.recipes.run import Run, open_run
@@ -79,7 +80,9 @@ def label_settings(
         with note("ingest"):
             ingested = ingest.ingest(folder, found, settings, engine, progress)
         clusterer = make_clusterer(settings, getattr(extractor, "scaling", "standard"))
-        layout = Layout(folder, settings, ingested.scenes, Backends.of(generator, extractor, clusterer.name))
+        with note("fit features"):
+            fitted = fit_extractor(folder, settings, ingested.scenes, extractor, progress)
+        layout = Layout(folder, settings, ingested.scenes, Backends.of(generator, extractor, clusterer.name, fitted))
         folder.write_manifest(_manifest(layout, settings, ingested))
         with note("masks and features"):
             note.add(_measure(layout, engine, progress))
@@ -171,7 +174,7 @@ def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Pro
     state = layout.clusterer_path()
     if not state.exists():
         progress.start("clusters", 1, "fits")
-        clusterer.fit(lambda: _training_features(layout))
+        clusterer.fit(lambda: _training_features(layout), progress=lambda line: progress.advance(0, line))
         with atomic_path(state) as temporary, open(temporary, "wb") as handle:
             np.savez(handle, **dict(clusterer.state()))  # type: ignore[arg-type]
         progress.advance()
@@ -179,20 +182,24 @@ def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Pro
     assign(layout, engine, progress)
 
 
-def _training_features(layout: Layout) -> Iterable[np.ndarray]:
-    """Feature batches of the objects that clusters are fitted on: all, or train only where there are splits."""
+def _training_features(layout: Layout) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Features of the objects that clusters are fitted on, with their weights: all, or train only where there are splits.
+
+    An object weighs the square root of its area: by count alone, the many small ones would take most clusters; by area,
+    the background would (docs/features.md has the figures).
+    """
     splits = {scene.split for group in layout.groups for scene in group.scenes}
     train_only = "train" in splits and not layout.settings.transductive
     for group in layout.groups:
         wanted = np.array([scene.split in (None, "train") or not train_only for scene in group.scenes])
         if not wanted.any():
             continue
-        owners = iterate_part(layout.objects_path(group), ["scene"])
+        owners = iterate_part(layout.objects_path(group), ["scene", "area"])
         for rows, batch in zip(owners, iterate_part(layout.object_features_path(group)), strict=True):
             keep = wanted[np.asarray(rows["scene"])]
             features = np.asarray(batch["feature"])
             if features.shape[1] and keep.any():
-                yield features if keep.all() else features[keep]
+                yield features[keep], np.sqrt(np.asarray(rows["area"])[keep]).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------------------------ manifest
