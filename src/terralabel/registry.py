@@ -44,6 +44,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "geopackage": "terralabel.export.vectors:GeoPackage",
         "geoparquet": "terralabel.export.vectors:GeoParquet",
         "coco": "terralabel.export.coco:Coco",
+        "geojson": "terralabel.export.vectors:GeoJson",
         "yolo": "terralabel.export.yolo:Yolo",
     },
 }
