@@ -21,6 +21,12 @@ __all__ = ["LabelRaster", "label_files", "open_labels"]
 #: Pixels read at a time.
 STRIP = 4_000_000
 
+_GDAL = {
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_CACHEMAX": 128,
+    "CPL_LOG_ERRORS": "OFF",
+}
 _SUFFIXES = {".png", ".tif", ".tiff"}
 _DRIVERS = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -125,7 +131,7 @@ def open_labels(path: Path) -> Iterator[LabelRaster]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         # no sidecar is read, none is written, and only the driver that the first bytes name is tried
-        with rasterio.Env(GDAL_PAM_ENABLED="NO", GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", CPL_LOG_ERRORS="OFF"):
+        with rasterio.Env(**_GDAL):
             try:
                 source = rasterio.open(path, driver=_driver(path))
             except (RasterioIOError, OSError) as error:
