@@ -122,8 +122,9 @@ class FeatureExtractor(Protocol):
         ...
 
 
-#: A function that starts one pass over the data: yields (m, d) float32 batches, always the same, in the same order.
-Batches = Callable[[], Iterable[np.ndarray]]
+#: A function that starts one pass over the data: yields (m, d) float32 batches, or pairs of one and the (m,) float32
+#: weights of its vectors; always the same, in the same order.
+Batches = Callable[[], Iterable["np.ndarray | tuple[np.ndarray, np.ndarray]"]]
 
 
 @runtime_checkable
