@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -274,6 +276,37 @@ def test_vanished_file(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         open_raster(tmp_path / "gone.tif")
     assert error.value.status == "vanished"
+
+
+def test_file_that_vanishes_or_shrinks_while_open(tmp_path: Path, write_tif: Write) -> None:
+    path = write_tif(tmp_path / "a.tif", noise(3, 600, 700), compress="deflate")
+    with open_raster(path) as raster:
+        path.unlink()
+        assert raster.read(Window(0, 590, 700, 10))[0].shape == (10, 700, 3)  # the system keeps what is open
+    path = write_tif(tmp_path / "b.tif", noise(3, 600, 700), compress="deflate")
+    with open_raster(path) as raster:
+        with path.open("r+b") as handle:
+            handle.truncate(5000)
+        with pytest.raises(InputError) as error:
+            raster.read(Window(0, 590, 700, 10))
+        assert error.value.status == "truncated"
+
+
+def test_threads_with_a_raster_each(tmp_path: Path, write_tif: Write) -> None:
+    arrays = [noise(3, 200, 300, seed=seed) for seed in range(4)]
+    paths = [write_tif(tmp_path / f"{i}.tif", array, compress="lzw") for i, array in enumerate(arrays)]
+    hooks = sys.unraisablehook, sys.excepthook
+
+    def read(index: int) -> bool:
+        array = arrays[index % 4]
+        with open_raster(paths[index % 4]) as raster:
+            return all(
+                (raster.read(Window(0, y, 300, 50))[0] == np.moveaxis(array[:, y : y + 50], 0, -1)).all() for y in (0, 50, 150)
+            )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(80)))
+    assert (sys.unraisablehook, sys.excepthook) == hooks
 
 
 @pytest.mark.parametrize(

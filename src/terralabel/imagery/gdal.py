@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -40,8 +41,7 @@ logging.getLogger("rasterio").addHandler(logging.NullHandler())  # GDAL's own li
 def gdal(path: Path) -> Iterator[None]:
     """GDAL configured as above; what it raises becomes one `InputError`."""
     try:
-        with warnings.catch_warnings(), _quiet_log(), rasterio.Env(**_GDAL):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with _quiet, rasterio.Env(**_GDAL):
             yield
     except MemoryError as error:
         raise InputError(f"{path} needs more memory to decode than there is; {way_out(path)}", "unsupported") from error
@@ -49,24 +49,47 @@ def gdal(path: Path) -> Iterator[None]:
         raise _as_input_error(path, error) from error
 
 
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    """Keep rasterio's log callback from printing a traceback when a damaged file makes GDAL speak in bytes that are no UTF-8."""
-    unraisable_hook, hook = sys.unraisablehook, sys.excepthook  # Cython prints through both
+class _Quiet:
+    """While any thread is inside: no warning about pictures without a place, and no traceback printed by rasterio's log
+    callback when a damaged file makes GDAL speak in bytes that are no UTF-8. The first in sets, the last out restores.
+    """
 
-    def unraisable(event: sys.UnraisableHookArgs) -> None:
-        if not (isinstance(event.exc_value, UnicodeDecodeError) and "log_error" in str(event.object)):
-            unraisable_hook(event)
+    def __init__(self) -> None:
+        self._lock, self._inside, self._restore = threading.Lock(), 0, ExitStack()
 
-    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, UnicodeDecodeError):
-            hook(kind, error, trace)
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                self._hook()
 
-    sys.unraisablehook, sys.excepthook = unraisable, printed
-    try:
-        yield
-    finally:
-        sys.unraisablehook, sys.excepthook = unraisable_hook, hook
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._restore.close()
+
+    def _hook(self) -> None:
+        unraisable_hook, hook = sys.unraisablehook, sys.excepthook  # Cython prints through both
+
+        def unraisable(event: sys.UnraisableHookArgs) -> None:
+            if not (isinstance(event.exc_value, UnicodeDecodeError) and "log_error" in str(event.object)):
+                unraisable_hook(event)
+
+        def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            if not isinstance(error, UnicodeDecodeError):
+                hook(kind, error, trace)
+
+        def restore() -> None:
+            sys.unraisablehook, sys.excepthook = unraisable_hook, hook
+
+        sys.unraisablehook, sys.excepthook = unraisable, printed
+        self._restore.callback(restore)
+
+
+_quiet = _Quiet()
 
 
 def _as_input_error(path: Path, error: BaseException) -> InputError:

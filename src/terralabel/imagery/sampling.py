@@ -18,6 +18,8 @@ __all__ = ["Probe", "family_of", "is_grey", "majority", "probe_all", "sample"]
 
 #: Side of the windows that are sampled, in pixels.
 _SAMPLE = 256
+#: Rows of windows that are sampled where a window costs its whole rows.
+_MAX_ROWS = 16
 #: Pixels kept for the percentiles, over all scenes.
 _MAX_PIXELS = 2_000_000
 
@@ -119,13 +121,10 @@ def sample(
 
 def _sample_scene(raster: Raster, share: int, step: int, rng: np.random.Generator) -> np.ndarray:
     """(n, C) valid pixels, every `step`-th, of `share` windows; empty windows are replaced by others, four times at most."""
-    columns = -(-raster.width // _SAMPLE)
-    cells = columns * -(-raster.height // _SAMPLE)
-    order = rng.permutation(cells) if cells < 1 << 22 else rng.integers(0, cells, 4 * share)
+    order = _cells(raster, share, rng)
     taken: list[np.ndarray] = []
-    for start in range(0, min(4 * share, cells), share):
-        for cell in sorted(order[start : start + share]):  # top to bottom: some formats only read forwards
-            x, y = int(cell % columns) * _SAMPLE, int(cell // columns) * _SAMPLE
+    for start in range(0, len(order), share):
+        for y, x in sorted(order[start : start + share].tolist()):  # top to bottom: some formats only read forwards
             window = Window(x, y, min(_SAMPLE, raster.width - x), min(_SAMPLE, raster.height - y))
             pixels, valid = raster.read(window)
             thinned = pixels[::step, ::step][valid[::step, ::step]]
@@ -134,3 +133,13 @@ def _sample_scene(raster: Raster, share: int, step: int, rng: np.random.Generato
         if len(taken) >= share:
             break
     return np.concatenate(taken) if taken else np.empty((0, raster.count), raster.dtype)
+
+
+def _cells(raster: Raster, share: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, 2) y, x of different windows in random order, n at most 4 * `share`; from few rows where rows are read whole."""
+    rows, columns = (np.arange(0, length, _SAMPLE) for length in (raster.height, raster.width))
+    rows, columns = rng.permutation(rows)[: 4 * share], rng.permutation(columns)[: 4 * share]
+    if raster.row_wise:
+        rows = rows[:_MAX_ROWS]
+    grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    return rng.permutation(grid)[: 4 * share]
