@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -61,14 +62,12 @@ def levels(width: int, height: int, seed: int = 0) -> list[np.ndarray]:
     return [ellipses(width, height, min(n, 150), seed), fine, coarse]
 
 
-def generate(ids: list[np.ndarray], window: Window, *, distinct: bool = False) -> Masks:
-    """The masks seen in a window: connected parts of each level, finest level first; `distinct` drops equal ones."""
+def generate(ids: list[np.ndarray], window: Window) -> Masks:
+    """The masks seen in a window: connected parts of each level, finest level first."""
     codes, size = [], (window.height, window.width)
     for level in ids:
         parts = label(level[window.slices()], connectivity=1, background=0)
         codes += [encode_boxed(p.image, p.bbox[1], p.bbox[0], size) for p in regionprops(parts)]
-    if distinct:
-        codes = list({code.tobytes(): code for code in codes}.values())
     return Masks.from_codes(codes, size)
 
 
@@ -85,15 +84,20 @@ class Stitched:
 
 
 def stitch(
-    ids: list[np.ndarray], tile_size: int, overlap: int, *, distinct: bool = False, order: np.ndarray | None = None
+    ids: list[np.ndarray],
+    tile_size: int,
+    overlap: int,
+    *,
+    see: Callable[[Window], Masks] | None = None,
+    order: np.random.Generator | None = None,
 ) -> Stitched:
-    """Generate, link, resolve and own, as the engine does; `order` shuffles tiles and pairs."""
+    """Generate, link, resolve and own, as the engine does; `see` is the generator, `order` shuffles tiles and pairs."""
     height, width = ids[0].shape
     plans = plan_tiles("scene", width, height, tile_size, overlap)
     shuffle = (lambda items: items) if order is None else order.permutation
     masks = [Masks.empty((0, 0))] * len(plans)
     for i in shuffle(np.arange(len(plans))):
-        masks[i] = generate(ids, plans[i].window, distinct=distinct)
+        masks[i] = generate(ids, plans[i].window) if see is None else see(plans[i].window)
     counts = np.array([len(m) for m in masks])
     offsets = np.concatenate([[0], np.cumsum(counts)])
     pairs, strength = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]

@@ -73,13 +73,27 @@ def test_tiles_apart_or_empty_have_no_links():
     assert link(LEFT, Masks.from_arrays([np.zeros((8, 10), bool)]), RIGHT, masks)[0].shape == (0, 2)
 
 
-def test_neighbours_are_all_touching_pairs():
+def test_without_overlap_the_two_sides_of_the_seam_are_compared():
+    beside = TilePlan("s:0:1", "s", 0, 1, Window(10, 0, 10, 8), Window(10, 0, 10, 8))
+    below = TilePlan("s:1:0", "s", 1, 0, Window(0, 8, 10, 8), Window(0, 8, 10, 8))
+    corner = TilePlan("s:1:1", "s", 1, 1, Window(10, 8, 10, 8), Window(10, 8, 10, 8))
+    whole = TilePlan("s:0:0", "s", 0, 0, Window(0, 0, 10, 8), Window(0, 0, 10, 8))
+    masks = Masks.from_arrays([box(7, 1, 3, 4), box(7, 6, 3, 2)])
+    assert link(whole, masks, beside, Masks.from_arrays([box(0, 0, 9, 1), box(0, 1, 5, 5), box(0, 6, 1, 2)]))[0].tolist() == [
+        [0, 1],
+        [1, 2],
+    ]
+    assert link(whole, masks, below, Masks.from_arrays([box(0, 0, 3, 3), box(7, 0, 3, 9)]))[0].tolist() == [[1, 1]]
+    assert len(link(whole, masks, corner, masks)[0]) == 0
+
+
+def test_neighbours_share_a_side():
     plans = plan_tiles("s", 100, 70, 40, 10)
     expected = {
         (i, j)
         for i, a in enumerate(plans)
         for j, b in enumerate(plans)
-        if i < j and max(abs(a.row - b.row), abs(a.column - b.column)) == 1
+        if i < j and abs(a.row - b.row) + abs(a.column - b.column) == 1
     }
     assert set(neighbours(plans)) == expected and len(neighbours(plans)) == len(expected)
 

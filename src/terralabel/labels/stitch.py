@@ -27,9 +27,13 @@ FEW = 4
 
 
 def neighbours(plans: Sequence[TilePlan]) -> list[tuple[int, int]]:
-    """The pairs (i, j), i < j, of positions in `plans` (one scene, plan order) whose tiles touch, corners included."""
+    """The pairs (i, j), i < j, of positions in `plans` (one scene, plan order) whose tiles share a side: those to link.
+
+    Tiles that share only a corner need no link of their own: the two others that meet there see the same pixels. Links through a
+    corner alone rest on few pixels and did more harm than good (`docs/labels.md`).
+    """
     place = {(plan.row, plan.column): i for i, plan in enumerate(plans)}
-    steps = ((0, 1), (1, -1), (1, 0), (1, 1))
+    steps = ((0, 1), (1, 0))
     pairs = [(i, place.get((plan.row + down, plan.column + right))) for i, plan in enumerate(plans) for down, right in steps]
     return [(i, j) for i, j in pairs if j is not None]
 
@@ -61,12 +65,13 @@ def link(
 
     Two masks are one object when, restricted to the pixels both tiles look at, they are equal, or their intersection over
     union is at least `agree` and neither has a better partner left (best pairs first; ties: the smaller mask). Nested masks
-    that are equal there are paired by size, smallest with smallest. Strength is the agreement, a little lower for few pixels; rows are sorted.
+    that are equal there are paired by size, smallest with smallest. Windows that only touch (`plan_b` right of or below
+    `plan_a`) are compared by the pixels on either side of the seam. Strength is the agreement, a little lower for few pixels; rows are sorted.
     """
-    shared = plan_a.window.intersect(plan_b.window)
-    if not shared.area:
+    view_a, view_b = _common_views(plan_a.window, plan_b.window)
+    if not view_a.area:
         return np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.float32)
-    a, b = _clipped(plan_a, masks_a, shared), _clipped(plan_b, masks_b, shared)
+    a, b = _clipped(plan_a, masks_a, view_a), _clipped(plan_b, masks_b, view_b)
     same_a, same_b = _equal(a, b)
     rest_a = np.setdiff1d(np.arange(len(a.index)), same_a)
     rest_b = np.setdiff1d(np.arange(len(b.index)), same_b)
@@ -76,6 +81,18 @@ def link(
     strength = np.concatenate([area / (area + FEW), near]).astype(np.float32)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     return pairs[order], strength[order]
+
+
+def _common_views(a: Window, b: Window) -> tuple[Window, Window]:
+    """What of `a` is compared with what of `b`: where they overlap; where they only touch, the lines on either side."""
+    shared = a.intersect(b)
+    if shared.area:
+        return shared, shared
+    if shared.height and b.x == a.right:
+        return Window(b.x - 1, shared.y, 1, shared.height), Window(b.x, shared.y, 1, shared.height)
+    if shared.width and b.y == a.bottom:
+        return Window(shared.x, b.y - 1, shared.width, 1), Window(shared.x, b.y, shared.width, 1)
+    return shared, shared
 
 
 def _clipped(plan: TilePlan, masks: Masks, shared: Window) -> _Clipped:
