@@ -119,7 +119,7 @@ def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines
 def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> None:
     """Add styles and what was exported; fix the times; compact, which also makes the bytes depend on content only."""
     classes = class_style(run.classes)
-    objects = class_style(run.classes, order="area_px")
+    objects = class_style(run.classes, opacity=0.4, order="area_px")  # they overlap
     styles = [("masks", objects), ("labels", classes), ("tiles", status_style())]
     with closing(sqlite3.connect(path)) as base, base:
         base.execute(
