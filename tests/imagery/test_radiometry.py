@@ -189,16 +189,28 @@ def test_grey_sar_saved_as_rgb_is_one_channel(tmp_path: Path) -> None:
     assert error.value.status == "mixed"
 
 
+def test_grey_pictures_among_rgb_ones_are_rgb(tmp_path: Path) -> None:
+    colour, grey = RNG.integers(0, 256, (40, 40, 3)).astype(np.uint8), RNG.integers(0, 256, (40, 40)).astype(np.uint8)
+    for name, picture in (("a", grey), ("b", colour), ("c", colour)):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    Image.new("P", (40, 40), 0).save(tmp_path / "blank.png")
+    fit = fit_radiometry(list(tmp_path.glob("*.png")))
+    assert (fit.radiometry.count, fit.unfit) == (3, ())
+    with fit.radiometry.open(tmp_path / "a.png") as raster:
+        out = fit.radiometry.apply(*raster.read(Window(0, 0, 40, 40)))
+    np.testing.assert_array_equal(out, np.stack([grey] * 3, -1))
+
+
 def test_images_unlike_the_majority_are_named(tmp_path: Path, write_tif: Write) -> None:
     same = [write_tif(tmp_path / f"{i}.tif", RNG.integers(0, 255, (3, 20, 20)).astype(np.uint8)) for i in range(3)]
-    write_tif(tmp_path / "one.tif", RNG.integers(0, 255, (1, 20, 20)).astype(np.uint8))
+    write_tif(tmp_path / "two.tif", RNG.integers(0, 255, (2, 20, 20)).astype(np.uint8))
     write_tif(tmp_path / "deep.tif", RNG.integers(0, 255, (3, 20, 20)).astype(np.uint16))
     (tmp_path / "broken.tif").write_bytes(same[0].read_bytes()[:100])
     fit = fit_radiometry([*tmp_path.glob("*.tif")])
-    assert {s.path.name: s.status for s in fit.unfit} == {"one.tif": "mixed", "deep.tif": "mixed", "broken.tif": "truncated"}
+    assert {s.path.name: s.status for s in fit.unfit} == {"two.tif": "mixed", "deep.tif": "mixed", "broken.tif": "truncated"}
     assert isinstance(fit, Fit)
     assert all("\n" not in skipped.reason for skipped in fit.unfit)
-    for pixels in (np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2, 3), np.uint16)):
+    for pixels in (np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.uint16)):
         with pytest.raises(InputError) as error:
             fit.radiometry.apply(pixels, np.ones((2, 2), bool))
         assert error.value.status == "mixed"

@@ -76,6 +76,8 @@ class Radiometry:
             raise InputError(f"Pixels are {pixels.dtype}; the data set is {self.family}: process them as another run.", "mixed")
         if self.grey and pixels.shape[2] > 1 and is_grey(pixels, valid):
             return pixels[..., :1]
+        if self.family == "uint8" and self.sensor == "optical" and (pixels.shape[2], self.count) == (1, 3):
+            return pixels.repeat(3, axis=2)  # a grey picture among coloured ones
         if pixels.shape[2] != self.count:
             raise InputError(
                 f"The image has {pixels.shape[2]} channels, the data set {self.count}: choose common ones with --bands.",
@@ -168,15 +170,16 @@ def fit_radiometry(
     """
     ordered = sorted({Path(path) for path in paths}, key=str)
     probes, unfit = probe_all(ordered, bands, sensor, follow_vrt)
-    chosen = majority(probes, unfit)
+    chosen = majority(probes, sensor, unfit)
     samples = sample(chosen, bands, sensor, follow_vrt, seed, windows, unfit)
     if sensor == "sar":
         _drop_other_scale(samples, chosen[0].family, unfit)
-    family, count, grey = chosen[0].family, chosen[0].count, any(probe.grey for probe in chosen)
+    family, count = chosen[0].family, max(probe.count for probe in chosen)
     values = np.concatenate([sample for _, sample in samples]) if samples else np.empty((0, count))
     kind = "decibel" if sensor == "sar" and family != "uint8" and not _in_decibel(values) else "stretch"
     low, high = _range(values, kind, family, percentiles)
     chosen_bands = None if bands is None else tuple(int(band) for band in bands)
+    grey = any(probe.grey for probe in chosen)
     radiometry = Radiometry(kind, low, high, family, grey, chosen_bands, sensor)
     return Fit(radiometry, tuple(sorted(unfit, key=lambda s: str(s.path))))
 

@@ -74,21 +74,20 @@ def _looks_grey(raster: Raster) -> bool:
     return is_grey(*raster.read(Window((raster.width - side[0]) // 2, (raster.height - side[1]) // 2, *side)))
 
 
-def majority(probes: Sequence[Probe], unfit: list[Skipped]) -> list[Probe]:
-    """The images that agree with most others on channels and kind of numbers; the rest go to `unfit`."""
+def majority(probes: Sequence[Probe], sensor: str, unfit: list[Skipped]) -> list[Probe]:
+    """The images that agree with most others on channels and kind of numbers; the rest go to `unfit`.
+
+    A grey 8-bit picture among optical RGB ones agrees: its three colours are equal.
+    """
     counts = Counter(probe.signature for probe in probes)
     common = max(counts, key=lambda signature: (counts[signature], signature))
+    agreeing = {common, (1, "uint8")} if sensor == "optical" and common == (3, "uint8") else {common}
     for probe in probes:
-        if probe.signature != common:
+        if probe.signature not in agreeing:
             has, most = (f"{count} channels of {family}" for count, family in (probe.signature, common))
-            unfit.append(
-                Skipped(
-                    probe.path,
-                    "mixed",
-                    f"{probe.path} has {has}, the data set {most}: process it as another run or use --bands.",
-                )
-            )
-    return [probe for probe in probes if probe.signature == common]
+            reason = f"{probe.path} has {has}, the data set {most}: process it as another run, or use --bands."
+            unfit.append(Skipped(probe.path, "mixed", reason))
+    return [probe for probe in probes if probe.signature in agreeing]
 
 
 def sample(
@@ -101,6 +100,7 @@ def sample(
     unfit: list[Skipped],
 ) -> list[tuple[Path, np.ndarray]]:
     """Valid pixels (n, C) of windows spread over the images, per image; images that fail go to `unfit`."""
+    count = max(probe.count for probe in probes)
     if len(probes) > windows:
         kept = np.random.default_rng(seed).choice(len(probes), windows, replace=False)
         probes = [probes[i] for i in sorted(kept)]
@@ -113,7 +113,7 @@ def sample(
         try:
             with open_raster(probe.path, bands=bands, sensor=sensor, follow_vrt=follow_vrt) as raster:
                 pixels = _sample_scene(raster, share, step, np.random.default_rng([seed, index]))
-            samples.append((probe.path, pixels[:, : probe.count]))
+            samples.append((probe.path, pixels[:, : probe.count].repeat(count // probe.count, axis=1)))
         except InputError as error:
             unfit.append(Skipped(probe.path, error.status, str(error)))
     return samples
