@@ -8,8 +8,9 @@ from scipy.stats import multivariate_normal
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
-from terralabel.clusters.dpmm import SplitMerge, merge_gain, split_gain
+from terralabel.clusters.dpmm import SplitMerge
 from terralabel.clusters.gaussian import Prior, Statistics
+from terralabel.clusters.mixture import merge_gain, split_gain
 from terralabel.contracts import Clusterer
 from terralabel.errors import ContractError, SettingsError
 
@@ -98,6 +99,16 @@ def test_streams_what_the_sample_does_not_hold():
     assert streamed.state()["weights"].sum() == pytest.approx(6000)
     assert adjusted_rand_score(truth, streamed.predict(vectors)[0]) > 0.98
     assert any("pass 1 of at most 6" in line for line in lines)
+
+
+def test_resumes_from_any_pass_to_the_same_bytes():
+    vectors, _ = mixture(6, 4, 3000)
+    kept: list[dict] = []
+    model = SplitMerge(sample=300).fit(parts(vectors, 512), checkpoint=lambda s: kept.append(dict(s))).state()
+    assert len(kept) >= 3
+    for state in kept:
+        again = SplitMerge(sample=300).fit(parts(vectors, 100), resume=state).state()
+        assert all(again[k].tobytes() == v.tobytes() for k, v in model.items())
 
 
 def test_a_cluster_too_small_for_the_sample_is_found_in_the_stream():
