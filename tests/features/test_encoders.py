@@ -234,6 +234,7 @@ def hf_folder(folder: Path, kind: str) -> Path:
         "swin": lambda: library.SwinModel(
             library.SwinConfig(image_size=64, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
         ),
+        "dinov3": lambda: library.DINOv3ViTModel(library.DINOv3ViTConfig(**small)),
         "resnet": lambda: library.ResNetModel(
             library.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
         ),
@@ -242,13 +243,30 @@ def hf_folder(folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("kind", "columns"), [("dinov2", 24), ("vit", 24), ("swin", 8 + 16), ("resnet", 8 + 16)])
+@pytest.mark.parametrize(
+    ("kind", "columns"), [("dinov2", 24), ("dinov3", 24), ("vit", 24), ("swin", 8 + 16), ("resnet", 8 + 16)]
+)
 def test_transformers_from_a_folder(tmp_path: Path, kind: str, columns: int) -> None:
     extractor = hf(str(hf_folder(tmp_path / kind, kind)))
     vectors = extractor.extract(noise(50, 70), quarters(50, 70))
     assert vectors.shape == (5, columns) and np.isfinite(vectors).all() and len(np.unique(vectors[:, 0])) > 3
     assert extractor._loaded.window == {"vit": 32, "swin": 64}.get(kind)
     assert extractor.name == f"hf:{kind}"
+
+
+def test_tokens_lie_where_their_patches_lie(tmp_path: Path) -> None:
+    """Without attention a token knows its own patch only, so a changed patch must change that cell of the map alone."""
+    library = pytest.importorskip("transformers")
+    pytest.importorskip("torch").manual_seed(0)
+    config = library.ViTConfig(hidden_size=16, num_hidden_layers=0, num_attention_heads=2, patch_size=8, image_size=32)
+    library.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "net")
+    net = hf(str(tmp_path / "net"))._loaded
+    pixels = noise(64, 96).pixels
+    changed = pixels.copy()
+    changed[8 * 5 : 8 * 6, 8 * 2 : 8 * 3] ^= 255  # row 5, column 2: in the fourth of six windows
+    ((one, _),), ((other, _),) = (feature_maps(net, Tile.from_array(p)) for p in (pixels, changed))
+    assert one.shape == (8, 12, 16)
+    assert np.argwhere(np.abs(one - other).max(axis=2) > 1e-6).tolist() == [[5, 2]]
 
 
 def test_transformers_normalisation_and_errors(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,8 @@ def load_hf(argument: str, device: str = "auto") -> Backbone:
     if is_backbone:
         options["out_indices"] = tuple(range(1, len(depths) + 1)) if depths else (-1,)
     factory = getattr(transformers, mapping[config.model_type]) if is_backbone else transformers.AutoModel
-    net, info = factory.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **options)
+    with _quiet(transformers.logging):
+        net, info = factory.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **options)
     _check_loaded(net, info, argument)
     patch = getattr(config, "patch_size", None)
     multiple = patch if isinstance(patch, int) and not depths else 32
@@ -190,6 +191,20 @@ def load_hf(argument: str, device: str = "auto") -> Backbone:
     facts = {"multiple": multiple, "window": window if isinstance(window, int) else None, **_hf_normalisation(folder)}
     maps = (lambda x: list(net(pixel_values=x).feature_maps)) if is_backbone else (lambda x: [_token_map(net, x, multiple)])
     return _ready(net, maps, device, **facts)
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without transformers' report on heads that are not used; what matters is checked by `_check_loaded`."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _check_loaded(net: Any, info: Mapping[str, Any], what: str) -> None:
