@@ -306,6 +306,12 @@ def refuse_yes_no(truth):
     return {"a.png": np.where(truth == 1, 255, 0).astype(np.uint8)}
 
 
+def refuse_grey_yes_no(truth):
+    grey = np.where(truth == 1, 255, 0).astype(np.uint8)
+    grey[::7] = np.arange(grey[::7].size, dtype=np.uint8).reshape(grey[::7].shape)  # every level of grey
+    return {"a.png": grey}
+
+
 def refuse_empty(truth):
     return {}
 
@@ -321,6 +327,7 @@ def refuse_empty(truth):
         (refuse_twice, "ambiguous-stem", "one stem"),
         (refuse_all_ignored, "no-labels", "all 2,400"),
         (refuse_yes_no, "yes-no-mask", "as 0 and 1"),
+        (refuse_grey_yes_no, "yes-no-mask", "128 or more"),
         (refuse_empty, "no-equal-stems", "no PNG or TIFF"),
     ],
 )

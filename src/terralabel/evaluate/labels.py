@@ -107,11 +107,13 @@ def _check_truth(table: Contingency, confusion: Confusion, known: Collection[int
             f"No pixel of the truth has a class: all {table.ignored:,} are of ignored ids ({_ids(confusion.ignore)}).",
             "no-labels",
         )
-    unlabelled = confusion.count_of_true(IGNORE)
-    if table.true.tolist() == [0] and unlabelled:
+    white = confusion.count_of_true(IGNORE)
+    black = confusion.count_of_true(0)
+    mostly = black + white > 0.5 * (table.pixels + table.ignored)
+    if white and (table.true.tolist() == [0] or (len(table.true) > 100 and mostly)):
         raise InputError(
-            f"The truth has only 0 ({table.pixels:,} px) and 255 ({unlabelled:,} px), which means 'no label': "
-            "this looks like a yes/no mask. Write it as 0 and 1.",
+            f"The truth has {black:,} px of 0, {white:,} of 255 (which means 'no label') and {len(table.true)} classes in all: "
+            "this looks like a yes/no mask. Write it as 0 and 1 (in doubt, 1 where it is 128 or more).",
             "yes-no-mask",
         )
     if known is not None:
