@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from terralabel import registry
@@ -27,6 +28,8 @@ _EVERYTHING = (
     "min_mask_region_area",
 )
 
+_WEIGHTS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin")
+
 
 def resolve(settings: LabelSettings) -> tuple[str, str, str]:
     """(masks, features, why): the backends' names with `auto` decided, and one line that says why."""
@@ -37,6 +40,13 @@ def resolve(settings: LabelSettings) -> tuple[str, str, str]:
     features = settings.features
     if features == "auto":
         features = "appearance" if masks == "tree" else "pooled"
+    if masks.endswith(_WEIGHTS):
+        from terralabel.nets.weights import check
+
+        found = str(check(Path(masks))).splitlines()[0]
+        raise SettingsError(
+            f"--masks {masks}: {found}; this version has no mask generator for weights files: use --masks tree."
+        )
     if features == "pooled" and masks == "tree":
         raise SettingsError(
             "features pooled: the tree masks have no network to pool from; use --features appearance or an encoder's name."
@@ -48,8 +58,9 @@ def resolve(settings: LabelSettings) -> tuple[str, str, str]:
 def make_generator(settings: LabelSettings) -> Any:
     """The mask generator; a backend that only takes prompts is driven by a grid of points."""
     name, _, _ = resolve(settings)
-    backend = registry.create("masks", name)
-    if hasattr(backend, "generate"):
+    _, grid, prompted = name.partition("everything:")
+    backend = registry.create("masks", prompted if grid else name)
+    if hasattr(backend, "generate") and not grid:
         return backend
     from terralabel.masks.everything import Everything
 
@@ -61,7 +72,8 @@ def make_generator(settings: LabelSettings) -> Any:
 def make_extractor(settings: LabelSettings) -> Any:
     """The feature extractor, not yet fitted."""
     _, name, _ = resolve(settings)
-    return registry.create("features", name)
+    takes_device = name.partition(":")[0] not in ("appearance", "pooled") and ":" in name
+    return registry.create("features", name, **({"device": settings.device} if takes_device else {}))
 
 
 def make_clusterer(settings: LabelSettings, scaling: str) -> Any:
