@@ -6,7 +6,7 @@ import json
 import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,26 @@ class GeoPackage:
         for group, final in zip(groups, files, strict=True):
             with atomic_path(final) as temporary:
                 try:
-                    for layer in _LAYERS:
-                        _write_layer(temporary, run, group, layer, outlines)
+                    with _one_sync():
+                        for layer in _LAYERS:
+                            _write_layer(temporary, run, group, layer, outlines)
                     _finish(temporary, run, group, outlines)
                 finally:
                     for side in ("-journal", "-wal", "-shm"):
                         temporary.with_name(temporary.name + side).unlink(missing_ok=True)
         return files
+
+
+@contextmanager
+def _one_sync() -> Iterator[None]:
+    """SQLite without its own syncs: the file is synced once, before it gets its name, and a crash leaves no half of it."""
+    option = "OGR_SQLITE_SYNCHRONOUS"
+    before = pyogrio.get_gdal_config_option(option)
+    pyogrio.set_gdal_config_options({option: "OFF"})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({option: before})
 
 
 def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> None:
@@ -122,6 +135,7 @@ def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> No
     objects = class_style(run.classes, opacity=0.4, order="area_px")  # they overlap
     styles = [("masks", objects), ("labels", classes), ("tiles", status_style())]
     with closing(sqlite3.connect(path)) as base, base:
+        base.execute("PRAGMA synchronous = OFF")
         base.execute(
             "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), "
             "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
@@ -142,6 +156,7 @@ def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> No
         )
         base.execute("UPDATE gpkg_contents SET last_change = ?", (_TIME,))
     with closing(sqlite3.connect(path)) as base:
+        base.execute("PRAGMA synchronous = OFF")
         base.execute("VACUUM")
 
 
