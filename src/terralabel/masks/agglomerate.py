@@ -13,7 +13,7 @@ from collections.abc import Callable
 import higra as hg
 import numpy as np
 
-__all__ = ["Linkage", "agglomerate"]
+__all__ = ["Linkage", "agglomerate", "follow", "merge_edges", "nearest", "renumber", "sum_groups"]
 
 #: Dissimilarity of the pairs at the ends of edges: (stats at one end, stats at the other, edge stats) -> (e,) float64.
 Linkage = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -39,7 +39,7 @@ def agglomerate(
     source, target = source.copy(), target.copy()
     while len(source):
         weight = linkage(stats[source], stats[target], edges)
-        best, choice = _nearest(len(stats), source, target, weight)
+        best, choice = nearest(len(stats), source, target, weight)
         slack = 1.0 + min(ease * growth ** len(merges), 1e6)
         head, tail = source[choice], target[choice]
         follower = np.arange(len(stats))
@@ -49,26 +49,25 @@ def agglomerate(
         joins &= ~(mutual & (follower > other))
         used = choice[joins]
         merges.append((keeper[head[joins]], keeper[tail[joins]], weight[used]))
-        name = _components(follower, np.where(joins, other, follower))
-        kept, name = np.unique(name, return_inverse=True)
-        stats = _sum_groups(name, stats, len(kept))
+        kept, name = renumber(follow(np.where(joins, other, follower)))
+        stats = sum_groups(name, stats, len(kept))
         keeper = keeper[kept]
-        source, target, edges = _merge_edges(name[source], name[target], edges, len(kept))
+        source, target, edges = merge_edges(name[source], name[target], edges, len(kept))
     return _tree(n, merges)
 
 
-def _nearest(n: int, source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nearest(n: int, source: np.ndarray, target: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Smallest weight at each cluster and the edge that has it; ties are broken by a scattered order, the same at both ends."""
-    scatter = (np.arange(len(weight), dtype=np.uint64) * np.uint64(2654435761)) % np.uint64(4294967291)
-    order = np.lexsort((scatter, weight))[::-1]
+    scatter = (np.arange(len(weight), dtype=np.uint64) * np.uint64(2654435761)) % np.uint64(4294967291) / 4294967291.0
+    order = np.argsort(-(weight * (1 + 1e-10 * scatter) + 1e-12 * scatter))
     choice = np.empty(n, dtype=np.int64)
     # The last write wins, so the smallest weight, written last, stays.
     choice[np.stack([source[order], target[order]], 1).ravel()] = np.repeat(order, 2)
     return weight[choice], choice
 
 
-def _components(own: np.ndarray, pointer: np.ndarray) -> np.ndarray:
-    """The end of each chain of pointers; chains have no loops because weights only fall along them."""
+def follow(pointer: np.ndarray) -> np.ndarray:
+    """The end of each chain of pointers (n,), which must have no loops."""
     while True:
         further = pointer[pointer]
         if np.array_equal(further, pointer):
@@ -76,15 +75,20 @@ def _components(own: np.ndarray, pointer: np.ndarray) -> np.ndarray:
         pointer = further
 
 
-def _sum_groups(name: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+def renumber(root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of pointers to roots (n,), the roots in order and for each element the place of its root among them."""
+    is_root = root == np.arange(len(root))
+    return np.flatnonzero(is_root), (np.cumsum(is_root) - 1)[root]
+
+
+def sum_groups(name: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+    """Sums of the rows of `values` (n, k) that have the same `name` (n,) in 0..groups - 1, (groups, k)."""
     order = np.argsort(name, kind="stable")
     start = np.searchsorted(name[order], np.arange(groups))
     return np.add.reduceat(values[order], start, axis=0)
 
 
-def _merge_edges(
-    source: np.ndarray, target: np.ndarray, edges: np.ndarray, n: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def merge_edges(source: np.ndarray, target: np.ndarray, edges: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Edges between the new clusters: those that became one pair are summed, those inside a cluster vanish."""
     apart = source != target
     source, target, edges = source[apart], target[apart], edges[apart]

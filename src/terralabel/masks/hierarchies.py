@@ -17,7 +17,7 @@ from terralabel.masks.regions import Regions
 __all__ = ["FEATURES", "TREES", "Nodes", "Tree", "build_trees", "describe"]
 
 #: The trees, in the order of their numbers in `Nodes.tree`.
-TREES = ("border", "surface", "area")
+TREES = ("border", "surface", "mixed", "area")
 #: Edge weight and area of what is invalid: it joins last.
 NEVER = 1e9
 
@@ -27,7 +27,7 @@ FEATURES = (
     "ring_light", "ring_chroma", "ring_signed_light", "ring_texture", "ring_spread", "ring_contrast",
     "edge_fine", "edge_coarse", "edge_variation", "weak_share", "edge_over_inner", "edge_over_seams",
     "log_altitude", "log_rise", "log_parent_area", "parent_colour", "log_largest_child", "child_colour", "sibling_colour",
-    "agreement_1", "agreement_2", "on_border", "is_border", "is_surface", "is_area",
+    "agreement_1", "agreement_2", "agreement_3", "on_border", "is_border", "is_surface", "is_mixed", "is_area",
 )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def build_trees(regions: Regions) -> list[Tree]:
     return [
         _finish(*agglomerate(regions.source, regions.target, looks, edges, _border)),
         _finish(*agglomerate(regions.source, regions.target, looks, edges, _surface)),
+        _finish(*agglomerate(regions.source, regions.target, looks, edges, _mixed)),
         _finish(*hg.watershed_hierarchy_by_area(regions.graph(), crest, area)),
     ]
 
@@ -99,6 +100,12 @@ def _surface(one: np.ndarray, other: np.ndarray, edges: np.ndarray) -> np.ndarra
     """Loss of a piecewise constant picture (Ward) per pixel side of border saved (Mumford and Shah)."""
     gap = one[:, 1:] / one[:, :1] - other[:, 1:] / other[:, :1]
     return np.square(gap).sum(1) * one[:, 0] * other[:, 0] / (one[:, 0] + other[:, 0]) / edges[:, 0]
+
+
+def _mixed(one: np.ndarray, other: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Colour difference and border gradient together; small and thin regions, of which there is little to see, go first."""
+    gap = np.sqrt(np.square(one[:, 1:] / one[:, :1] - other[:, 1:] / other[:, :1]).sum(1))
+    return (gap + edges[:, 1] / edges[:, 0]) * np.sqrt(np.minimum(one[:, 0], other[:, 0]) / edges[:, 0])
 
 
 def _finish(tree: hg.Tree, altitude: np.ndarray) -> Tree:

@@ -1,160 +1,26 @@
-"""From points, boxes and rough masks to nodes of the trees.
+"""From points, boxes and rough masks to masks.
 
-Every prompt becomes a list of candidate nodes with an expected IoU each. The answer is not the best of them alone but what they
-agree on: regions vote with the candidates that hold them, and the cut through the votes that promises the highest IoU wins.
+Every prompt becomes a list of candidate nodes with an expected IoU each. The answer to a box is not the best of them alone but what
+they agree on: regions get the weight of the candidates that hold them, and a graph cut redraws that belief inside the box.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
+import cv2
 import numpy as np
 
-from terralabel.masks.hierarchies import FEATURES
+from terralabel.core.tile import Tile
+from terralabel.masks.evidence import Candidates, box_candidates, box_pixels, mask_candidates, point_candidates
 from terralabel.masks.proposals import Forest, members
-from terralabel.masks.ranking import Ranking, load_ranking
 
-__all__ = [
-    "BOX_FEATURES",
-    "Candidates",
-    "Prompt",
-    "answer",
-    "box_candidates",
-    "box_geometry",
-    "mask_candidates",
-    "point_candidates",
-    "vote",
-]
+__all__ = ["Prompt", "answer", "colours", "refine", "vote"]
 
-#: What the box ranking knows of a candidate besides its measurements as a node.
-BOX_FEATURES = (*FEATURES, "score", "coverage", "leak", "gap_least", "gap_second", "gap_third", "gap_most", "log_box", "aspect")
-#: A region whose share of a box is smaller than this is no evidence for anything.
-LEAST_COVERAGE = 0.1
 #: How much more a better candidate weighs: exp(SHARPNESS * difference of expected IoU).
-SHARPNESS = 20.0
-
-
-@lru_cache(maxsize=1)
-def shipped_box_ranking() -> Ranking:
-    """The ranking of nodes for a box that comes with the package."""
-    return load_ranking("tree_box_ranking.npz", len(BOX_FEATURES))
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Nodes that may be what a prompt means: indices into `Nodes` and the IoU expected of each, best first."""
-
-    which: np.ndarray
-    score: np.ndarray
-
-    @classmethod
-    def ranked(cls, which: np.ndarray, score: np.ndarray, most: int = 64) -> Candidates:
-        """The best `most`, best first."""
-        order = np.argsort(-score, kind="stable")[:most]
-        return cls(which[order], score[order])
-
-
-def box_geometry(forest: Forest, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes worth looking at for a box (xyxy pixels) and their `BOX_FEATURES`, (k, len(BOX_FEATURES)) float32."""
-    nodes, labels = forest.nodes, forest.regions.labels
-    left, top, right, bottom = box_pixels(box, labels.shape)
-    crop = labels[top:bottom, left:right]
-    inside = sum_over_nodes(forest, np.bincount(crop.ravel(), minlength=forest.regions.n))
-    area = max(crop.size, 1)
-    which = np.flatnonzero((inside >= LEAST_COVERAGE * area) & nodes.valid)
-    inside, extent = inside[which], nodes.box[which]
-    wide, high = right - left, bottom - top
-    gaps = np.stack(
-        [
-            (extent[:, 0] - left) / wide,
-            (right - 1 - extent[:, 2]) / wide,
-            (extent[:, 1] - top) / high,
-            (bottom - 1 - extent[:, 3]) / high,
-        ],
-        1,
-    )
-    geometry = np.column_stack(
-        [
-            forest.score[which],
-            inside / area,
-            1 - inside / nodes.area[which],
-            np.sort(np.clip(gaps, -0.5, 1), 1),
-            np.full(len(which), np.log(area)),
-            np.full(len(which), abs(np.log(wide / high))),
-        ]
-    )
-    return which, np.concatenate([nodes.features[which], geometry], 1).astype(np.float32)
-
-
-def box_pixels(box: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """First column and row, and those past the last, of the pixels in a box: at least one, inside the tile."""
-    left, top = int(np.clip(np.floor(box[0] + 0.5), 0, shape[1] - 1)), int(np.clip(np.floor(box[1] + 0.5), 0, shape[0] - 1))
-    right, bottom = (
-        int(np.clip(np.floor(box[2] + 0.5), left + 1, shape[1])),
-        int(np.clip(np.floor(box[3] + 0.5), top + 1, shape[0])),
-    )
-    return left, top, right, bottom
-
-
-def sum_over_nodes(forest: Forest, values: np.ndarray) -> np.ndarray:
-    """Sum over the regions of every node of `values` (n,), (m,) float64."""
-    sums = []
-    for tree in forest.trees:
-        running = np.concatenate([[0.0], np.cumsum(values[tree.order])])
-        sums.append(running[tree.first + tree.count] - running[tree.first])
-    return np.concatenate(sums)
-
-
-def box_candidates(forest: Forest, box: np.ndarray, ranking: Ranking) -> Candidates:
-    """Nodes for one box (xyxy)."""
-    which, features = box_geometry(forest, box)
-    return Candidates.ranked(which, ranking.score(features))
-
-
-def point_candidates(forest: Forest, points: np.ndarray, labels: np.ndarray) -> Candidates:
-    """Nodes that hold the object points (label 1) and none of the background points (label 0); points (p, 2) xy.
-
-    Nodes that hold only some of the object points count by their share.
-    """
-    regions = forest.regions
-    column = np.clip(np.floor(points[:, 0]).astype(int), 0, regions.labels.shape[1] - 1)
-    row = np.clip(np.floor(points[:, 1]).astype(int), 0, regions.labels.shape[0] - 1)
-    hit = regions.labels[row, column]
-    wanted = np.bincount(hit[labels == 1], minlength=regions.n)
-    unwanted = np.bincount(hit[labels == 0], minlength=regions.n)
-    share = sum_over_nodes(forest, wanted) / max(wanted.sum(), 1)
-    allowed = (sum_over_nodes(forest, unwanted) == 0) & (share > 0) & forest.nodes.valid
-    which = np.flatnonzero(allowed)
-    return Candidates.ranked(which, forest.score[which] * share[which])
-
-
-def mask_candidates(forest: Forest, mask: np.ndarray) -> Candidates:
-    """Nodes like a rough mask (H, W) bool, by IoU with it."""
-    inside = sum_over_nodes(forest, np.bincount(forest.regions.labels[mask], minlength=forest.regions.n))
-    overlap = inside / np.maximum(forest.nodes.area + mask.sum() - inside, 1)
-    which = np.flatnonzero((overlap > 0.2) & forest.nodes.valid)
-    return Candidates.ranked(which, 0.8 * overlap[which] + 0.2 * forest.score[which])
-
-
-def vote(forest: Forest, candidates: Candidates, area: np.ndarray, *, sharpness: float) -> tuple[np.ndarray, float]:
-    """The set of regions, (n,) bool, that the candidates promise the highest IoU for, and that IoU.
-
-    `area` (n,) counts the pixels of each region that may be used. Candidates weigh exp(sharpness * expected IoU).
-    """
-    sets = members(forest, candidates.which)
-    weight = np.exp(sharpness * (candidates.score - candidates.score.max()))
-    weight /= weight.sum()
-    belief = np.asarray(weight @ sets)
-    use = np.flatnonzero((belief > 0) & (area > 0))
-    order = use[np.argsort(-belief[use], kind="stable")]
-    gained = np.cumsum(belief[order] * area[order])
-    expected = gained / (np.cumsum(area[order]) + gained[-1] - gained)
-    ends = np.append(np.flatnonzero(np.diff(belief[order])), len(order) - 1)
-    best = ends[np.argmax(expected[ends])]
-    chosen = np.zeros(forest.regions.n, dtype=bool)
-    chosen[order[: best + 1]] = True
-    return chosen, float(weight @ candidates.score)
+SHARPNESS = 8.0
+#: Longest side, in pixels, of the picture that the graph cut sees.
+CUT_SIZE = 96
 
 
 @dataclass(frozen=True)
@@ -166,31 +32,86 @@ class Prompt:
     mask: np.ndarray | None = None
 
 
-def answer(forest: Forest | None, prompt: Prompt, valid: np.ndarray, alternatives: int) -> list[tuple[np.ndarray, float]]:
+def answer(forest: Forest | None, prompt: Prompt, tile: Tile, alternatives: int) -> list[tuple[np.ndarray, float]]:
     """`alternatives` masks (H, W) bool with the IoU expected of each, smallest first; where nothing is found, what the prompt covers."""
-    fallback = _literal(prompt, valid)
-    if forest is None:
-        return [(fallback, 0.0)] * alternatives
-    candidates = _candidates(forest, prompt)
-    if not len(candidates.which):
-        return [(fallback, 0.0)] * alternatives
-    window = _window(prompt, valid)
-    area = np.bincount(forest.regions.labels[window], minlength=forest.regions.n).astype(np.float64)
+    candidates = None if forest is None else _candidates(forest, prompt)
+    if forest is None or candidates is None or not len(candidates.which):
+        return [(_literal(prompt, tile.valid), 0.0)] * alternatives
+    window = _window(prompt, tile.valid)
+    best = _best(forest, prompt, candidates, tile, window)
+    if not best[0].any():
+        return [(_literal(prompt, tile.valid), 0.0)] * alternatives
+    return _nested(forest, candidates, best, window, alternatives)
+
+
+def _best(forest: Forest, prompt: Prompt, candidates: Candidates, tile: Tile, window: np.ndarray) -> tuple[np.ndarray, float]:
+    """The mask that the candidates agree on, and the IoU expected of it."""
+    top = float(candidates.score[0])
     if prompt.box is None and prompt.mask is None:
-        chosen, score = members(forest, candidates.which[:1]).toarray()[0] > 0, float(candidates.score[0])
-    else:
-        chosen, score = vote(forest, candidates, area, sharpness=SHARPNESS)
-    found = [(chosen[forest.regions.labels] & window, score)]
-    if alternatives > 1:
-        found = _nested(forest, candidates, found[0], window, alternatives)
-    return found
+        held = members(forest, candidates.which[:1]).toarray()[0] > 0
+        return held[forest.regions.labels] & window, top
+    belief = vote(forest, candidates)[forest.regions.labels] * window
+    drawn = belief > 0.5
+    if prompt.box is None:
+        return drawn, top
+    cut = refine(tile, belief, prompt.box) & window
+    agreement = (cut & drawn).sum() / max((cut | drawn).sum(), 1)
+    return cut, top * float(np.sqrt(agreement))
+
+
+def vote(forest: Forest, candidates: Candidates) -> np.ndarray:
+    """(n,) float64 belief in [0, 1] that a region belongs to the object: the weight of the candidates that hold it.
+
+    Candidates weigh exp(SHARPNESS * expected IoU).
+    """
+    weight = np.exp(SHARPNESS * (candidates.score - candidates.score.max()))
+    return np.asarray((weight / weight.sum()) @ members(forest, candidates.which))
+
+
+def refine(tile: Tile, belief: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the belief of pixels (H, W) inside a box (xyxy) redrawn by a graph cut (OpenCV's grabCut).
+
+    The cut learns colours inside and outside; it runs on a small copy of the box and its surroundings, may not leave the box nor
+    give up what is all but certain, and is not followed where it loses half of what was believed.
+    """
+    left, top, right, bottom = box_pixels(box, belief.shape)
+    inside = np.zeros(belief.shape, dtype=bool)
+    inside[top:bottom, left:right] = True
+    drawn = inside & (belief > 0.5)
+    wide, high = max(8, (right - left) // 2), max(8, (bottom - top) // 2)
+    frame = (slice(max(top - high, 0), bottom + high), slice(max(left - wide, 0), right + wide))
+    crop = colours(tile.pixels[frame], tile.sensor)
+    shrink = min(1.0, CUT_SIZE / max(crop.shape[:2]))
+    size = (max(2, round(crop.shape[1] * shrink)), max(2, round(crop.shape[0] * shrink)))
+    small_belief = cv2.resize(belief[frame].astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    small_inside = cv2.resize(inside[frame].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    trimap = np.where(small_inside, np.where(small_belief > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD), cv2.GC_BGD).astype(np.uint8)
+    trimap[small_inside & (small_belief > 0.95)] = cv2.GC_FGD
+    wanted = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if min(wanted.sum(), wanted.size - wanted.sum()) < 8:  # too few pixels to learn colours from
+        return drawn
+    cv2.setRNGSeed(0)
+    small = np.ascontiguousarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA))
+    cv2.grabCut(small, trimap, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
+    cut = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
+    found = np.zeros_like(inside)
+    found[frame] = (cv2.resize(cut, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5) & inside[frame]
+    return found if found.sum() > drawn.sum() / 2 else drawn
+
+
+def colours(pixels: np.ndarray, sensor: str) -> np.ndarray:
+    """(H, W, 3) uint8 for the graph cut: three bands as they are, otherwise the means of three groups of neighbouring bands."""
+    bands = pixels.shape[2]
+    groups = [pixels[..., [0]], pixels[..., [-1]], pixels[..., [0]]] if bands < 3 else np.array_split(pixels, 3, axis=2)
+    planes = [np.ascontiguousarray(group.mean(2).astype(np.uint8)) for group in groups]
+    return np.dstack([cv2.medianBlur(plane, 5) for plane in planes] if sensor == "sar" else planes)
 
 
 def _candidates(forest: Forest, prompt: Prompt) -> Candidates:
     """Nodes for all parts of a prompt together: those that points allow, ranked by the box or the mask where there is one."""
     parts = []
     if prompt.box is not None:
-        parts.append(box_candidates(forest, prompt.box, shipped_box_ranking()))
+        parts.append(box_candidates(forest, prompt.box))
     if prompt.mask is not None:
         parts.append(mask_candidates(forest, prompt.mask))
     if prompt.points is not None and (prompt.points[1] >= 0).any():
@@ -235,6 +156,8 @@ def _nested(
 ) -> list[tuple[np.ndarray, float]]:
     """The best mask with smaller ones inside it and larger ones around it, `count` in all, smallest first."""
     found = [best]
+    if count == 1:
+        return found
     for i in range(len(candidates.which)):
         if len(found) == count:
             break

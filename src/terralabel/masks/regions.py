@@ -13,6 +13,7 @@ import higra as hg
 import numpy as np
 
 from terralabel.core.tile import Tile
+from terralabel.masks.agglomerate import follow, merge_edges, nearest, renumber, sum_groups
 
 __all__ = ["Regions", "channels", "find_regions", "smooth"]
 
@@ -22,6 +23,8 @@ CHROMA = 1.6
 SIGMAS = (1.0, 2.0)
 #: Bands of imagery with more than four are projected on this many cosines.
 COSINES = 4
+#: Regions smaller than this many pixels are given to a neighbour.
+SMALLEST = 20
 #: Value of everything that lies outside the valid pixels: farther from any colour than colours are from one another.
 FAR = 1e4
 
@@ -105,11 +108,13 @@ def find_regions(tile: Tile) -> Regions:
     """Cut the tile along the crests of its gradient and measure the pieces."""
     values = smooth(channels(tile), tile.valid, tile.sensor)
     gradients = [_gradient(values, sigma * (1.5 if tile.sensor == "sar" else 1.0)) for sigma in SIGMAS]
-    labels = _watershed(gradients[0] + gradients[1])
-    labels, valid = _split_invalid(labels, tile.valid)
-    source, target, length, strength, weak = _edges(labels, len(valid), gradients)
-    sums, box = _measure(labels, len(valid), values, gradients)
+    labels, valid = _split_invalid(_watershed(gradients[0] + gradients[1]), tile.valid)
+    source, target, edges = _edges(labels, len(valid), gradients)
+    labels, valid, source, target, edges = _absorb(labels, valid, values, source, target, edges)
     area = np.bincount(labels.ravel(), minlength=len(valid)).astype(np.float64)
+    sums, box = _measure(labels, len(valid), values, gradients)
+    length = edges[:, 0]
+    strength, weak = edges[:, 1:-1] / length[:, None], edges[:, -1] / length
     return Regions(labels, valid, area, sums, box, source, target, length, strength, weak, values.shape[2])
 
 
@@ -127,12 +132,24 @@ def _gradient(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _watershed(relief: np.ndarray) -> np.ndarray:
-    """(H, W) int32 catchment basins of the minima, from 0."""
-    graph = hg.get_4_adjacency_graph(relief.shape)
-    if graph.num_edges() == 0:
-        return np.zeros(relief.shape, dtype=np.int32)
-    weights = hg.weight_graph(graph, relief, hg.WeightFunction.mean)
-    return (hg.labelisation_watershed(graph, weights) - 1).astype(np.int32)
+    """(H, W) int32 catchment basins of a relief, from 0: every pixel flows to the lowest of its four neighbours.
+
+    On a plateau water runs up, then left, so that a flat tile is one basin.
+    """
+    height, width = relief.shape
+    own = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    lowest, flow = relief.copy(), own.copy()
+    for down, right in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+        here = (slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0)))
+        there = (slice(max(down, 0), height - max(-down, 0)), slice(max(right, 0), width - max(-right, 0)))
+        better = relief[there] < lowest[here]
+        if down + right < 0:
+            better |= (relief[there] == lowest[here]) & (flow[here] == own[here])
+        np.copyto(lowest[here], relief[there], where=better)
+        np.copyto(flow[here], own[there], where=better)
+    flat = follow(flow.ravel())
+    basin = np.cumsum(flat == own.ravel(), dtype=np.int32) - 1
+    return basin[flat].reshape(height, width)
 
 
 def _split_invalid(labels: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,25 +161,44 @@ def _split_invalid(labels: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, n
     return fresh.reshape(labels.shape).astype(np.int32), names % 2 == 0
 
 
-def _edges(labels: np.ndarray, n: int, gradients: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Source, target, length, strength and weakness of every pair of neighbours."""
+def _edges(labels: np.ndarray, n: int, gradients: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source and target of every pair of neighbours; and sums over the sides they share: one, each gradient, weakness."""
     a = np.concatenate([labels[:, :-1].ravel(), labels[:-1].ravel()])
     b = np.concatenate([labels[:, 1:].ravel(), labels[1:].ravel()])
     sides = np.flatnonzero(a != b)
     a, b = a[sides].astype(np.int64), b[sides].astype(np.int64)
     pairs, index = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
-    count = len(pairs)
-    length = np.bincount(index, minlength=count).astype(np.float64)
-    strength = np.zeros((count, len(gradients)))
-    weak = np.zeros(count)
-    for i, gradient in enumerate(gradients):
-        crest = np.concatenate(
-            [np.maximum(gradient[:, :-1], gradient[:, 1:]).ravel(), np.maximum(gradient[:-1], gradient[1:]).ravel()]
-        )[sides]
-        strength[:, i] = np.bincount(index, crest, count)
-        if i == 0:
-            weak = np.bincount(index, np.exp(-crest / 4), count)
-    return pairs // n, pairs % n, length, strength / np.maximum(length, 1)[:, None], weak / np.maximum(length, 1)
+    crests = []
+    for gradient in gradients:
+        across, down = np.maximum(gradient[:, :-1], gradient[:, 1:]), np.maximum(gradient[:-1], gradient[1:])
+        crests.append(np.concatenate([across.ravel(), down.ravel()])[sides])
+    measures = [np.ones(len(sides)), *crests, np.exp(-crests[0] / 4)]
+    return pairs // n, pairs % n, np.stack([np.bincount(index, m, len(pairs)) for m in measures], 1)
+
+
+def _absorb(
+    labels: np.ndarray, valid: np.ndarray, values: np.ndarray, source: np.ndarray, target: np.ndarray, edges: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """The same with regions under `SMALLEST` pixels given to the neighbour they differ from least, twice over."""
+    name, flat = np.arange(len(valid)), labels.ravel()
+    looks = [np.bincount(flat, minlength=len(valid))] + [np.bincount(flat, b.ravel(), len(valid)) for b in cv2.split(values)]
+    stats = np.stack([*looks, np.where(valid, 0.0, 1.0)], 1)
+    for _ in range(2):
+        if not len(source):
+            break
+        one, other = stats[source], stats[target]
+        gap = np.square(one[:, 1:-1] / one[:, :1] - other[:, 1:-1] / other[:, :1]).sum(1)
+        foreign = (one[:, -1] > 0) != (other[:, -1] > 0)
+        weight = np.where(foreign, np.inf, (gap + 1) * edges[:, 1:-1].sum(1) / edges[:, 0])
+        best, choice = nearest(len(stats), source, target, weight)
+        own = np.arange(len(stats))
+        partner = np.where(source[choice] == own, target[choice], source[choice])
+        joins = (stats[:, 0] < SMALLEST) & np.isfinite(best)
+        joins &= ~((choice[partner] == choice) & joins[partner] & (own > partner))
+        kept, fresh = renumber(follow(np.where(joins, partner, own)))
+        stats, name = sum_groups(fresh, stats, len(kept)), fresh[name]
+        source, target, edges = merge_edges(fresh[source], fresh[target], edges, len(kept))
+    return name.astype(np.int32)[labels], stats[:, -1] == 0, source, target, edges
 
 
 def _measure(labels: np.ndarray, n: int, values: np.ndarray, gradients: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

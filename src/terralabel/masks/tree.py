@@ -26,7 +26,7 @@ from terralabel.masks.regions import find_regions
 
 __all__ = ["TreeMasks"]
 
-_AGREEMENT = [FEATURES.index("agreement_1"), FEATURES.index("agreement_2")]
+_AGREEMENT = [FEATURES.index(f"agreement_{i}") for i in (1, 2, 3)]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class TreeMasks:
     """
 
     min_size: int = 48
-    score_thresh: float = 0.1
-    nms_thresh: float = 0.8
+    score_thresh: float = 0.2
+    nms_thresh: float = 0.7
     base_size: int = 256
 
     name = "tree"
@@ -111,7 +111,7 @@ class TreeMasks:
                 None if boxes is None else boxes[i],
                 None if masks is None else masks.array(i),
             )
-            for mask, score in answer(forest, prompt, encoded.tile.valid, alternatives):
+            for mask, score in answer(forest, prompt, encoded.tile, alternatives):
                 codes.append(rle.encode(mask))
                 scores.append(score)
         expected = np.clip(np.asarray(scores, dtype=np.float32), 0, 1)
