@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from terralabel.clusters.kmeans import OnlineKMeans, certainty
+from terralabel.clusters.kmeans import OnlineKMeans
+from terralabel.clusters.lloyd import certainty
 from terralabel.contracts import Clusterer
 from terralabel.errors import ContractError, SettingsError
 
@@ -223,6 +224,18 @@ def test_certainty_is_one_at_a_centre_and_zero_half_way():
     ids, sure = certainty(np.array([[0, 0], [2, 0], [1, 0]], np.float32), centres)
     assert ids.tolist() == [0, 0, 0]
     assert sure.tolist() == pytest.approx([1, 0, 2 / 3])
+
+
+def test_thousands_of_clusters():
+    vectors, truth = mixture(6000, clusters=1500, dimensions=6, spread=300.0)
+    model = OnlineKMeans(1500, passes=1, refinements=3).fit(cut(vectors, 2500))
+    assert 1400 <= len(model.centres) <= 1500
+    ids, sure = model.predict(vectors)
+    from sklearn.metrics import adjusted_rand_score
+
+    assert adjusted_rand_score(truth, ids) > 0.8
+    assert sure.min() >= 0
+    assert np.array_equal(model.predict(vectors[777:1234])[0], ids[777:1234])
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from terralabel.clusters.batches import Block, Reservoir, blocks, shuffled, single_thread, usable
-from terralabel.clusters.lloyd import ROWS, best_start, gathered, nearest, plus_plus
+from terralabel.clusters.lloyd import ROWS, best_start, certainty, gathered, nearest, plus_plus
 from terralabel.clusters.scaling import Moments, Scaling, check_scaling
 from terralabel.contracts import Batches
 from terralabel.errors import ContractError, SettingsError
 
-__all__ = ["OnlineKMeans", "certainty"]
+__all__ = ["OnlineKMeans"]
+
+#: With more clusters than this, starts differ too little to be worth more than one.
+MANY = 256
 
 Report = Callable[[str], None]
 Checkpoint = Callable[[Mapping[str, np.ndarray]], None]
@@ -39,7 +42,7 @@ class OnlineKMeans:
     """K-means of streamed vectors; a `Clusterer`.
 
     1. One pass takes moments (for scaling and PCA) and a uniform sample of `sample` vectors.
-    2. k-means++ and Lloyd on the sample, the best of `restarts`.
+    2. k-means++ and Lloyd on the sample, the best of `restarts` (one for more than 256 clusters).
     3. `passes` passes of mini-batch k-means (Sculley 2010: each centre moves by 1/n_k towards its vectors) over
        batches of `batch_size`, shuffled within buffers of 16 batches.
     4. At most `refinements` exact passes (Lloyd over all vectors), until the inertia settles to `tolerance`.
@@ -148,7 +151,7 @@ class OnlineKMeans:
             raise ContractError(f"Features {features.shape}: expected (n, {self._fitted.width}), as in fitting.")
         with single_thread():
             rows = np.flatnonzero(usable(features))
-            for start in range(0, len(rows), ROWS):
+            for start in range(0, len(rows), ROWS):  # by blocks, so that the scaled copy stays small
                 chosen = rows[start : start + ROWS]
                 ids[chosen], sure[chosen] = certainty(self._fitted.apply(features[chosen]), self.centres)
         return ids, sure
@@ -192,7 +195,8 @@ class OnlineKMeans:
         scaling = moments.scaling(self.scale, self.pca)
         sample, sample_weights = reservoir.sample()
         sample = scaling.apply(sample) if len(sample) else sample
-        centres = best_start(sample, sample_weights, self.clusters, [self.seed, 1], self.restarts)
+        restarts = self.restarts if self.clusters <= MANY else 1
+        centres = best_start(sample, sample_weights, self.clusters, [self.seed, 1], restarts)
         seen: np.ndarray = np.zeros(len(centres))
         if len(centres):
             seen = np.bincount(nearest(sample, centres)[0], sample_weights, len(centres))
@@ -249,25 +253,6 @@ class OnlineKMeans:
         self.centres = np.ascontiguousarray(fit.centres[order])
         self.weights = fit.weights[order]
         return self
-
-
-def certainty(features: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centre (n,) int32 and `1 - d1 / d2` (n,) float32, d1 and d2 the distances to the two nearest centres.
-
-    1 at a centre, 0 half way between two; 1 where there is one centre only; 0 where d2 is 0.
-    The two nearest are found by products and then measured by differences, so that a vector's result does not
-    depend on the others it is predicted with.
-    """
-    if len(centres) == 1:
-        return np.zeros(len(features), np.int32), np.ones(len(features), np.float32)
-    scores = features @ centres.T - 0.5 * np.einsum("ij,ij->i", centres, centres)
-    pair = np.sort(np.argpartition(scores, -2, axis=1)[:, -2:], axis=1)  # (n, 2); the lower id first wins ties
-    away = features[:, None, :] - centres[pair]  # (n, 2, e)
-    distances = np.sqrt(np.einsum("nij,nij->ni", away, away))
-    first = distances.argmin(axis=1)
-    near, far = distances.min(axis=1), distances.max(axis=1)
-    ids = pair[np.arange(len(pair)), first].astype(np.int32)
-    return ids, np.where(far > 0, 1 - near / np.where(far > 0, far, 1), 0).astype(np.float32)
 
 
 def _step(
