@@ -29,7 +29,7 @@ def confusion_picture(report: LabelReport, path: Path | str) -> Path:
     picture = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(picture)
     titles = [_title(report, int(i)) for i in drawn]
-    pen.text((10, 10), f"true class →   share of its pixels, %   (mIoU {report.miou:.3f})", fill="black")
+    pen.text((10, 10), f"columns: true class, rows: labelled as; % of the true class.  mIoU {report.miou:.3f}", fill="black")
     for column, title in enumerate(titles):
         _text_up(picture, _LEFT + _CELL * column + _CELL // 2 - 7, _TOP - 6, title[:14])
     for row, title in enumerate([*titles, "no class"]):

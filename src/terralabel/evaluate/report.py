@@ -106,12 +106,12 @@ class LabelReport:
         lines.append("   ".join(f"{name} {_shown(value)}" for name, value in measures.items()))
         named = sum(t is not None for t in self.matching.values())
         lines.append(
-            f"{self.images} images, match {self.match}: {named} of {len(self.matching)} predicted ids stand for a class; "
+            f"images {self.images}, match {self.match}: {named} of {len(self.matching)} predicted ids stand for a class; "
             f"{self.unlabelled:,} pixels unlabelled (wrong), {self.ignored:,} ignored"
         )
         for words, stems in (("prediction", self.only_predicted), ("truth", self.only_true)):
             if stems:
-                lines.append(f"{len(stems)} images in the {words} only: {few(stems)}")
+                lines.append(f"{len(stems)} only in the {words}: {few(stems)}")
         return "\n".join(lines)
 
 
