@@ -18,14 +18,11 @@ from terralabel.errors import InputError
 from terralabel.export.edits import Edit, Index, Reject, fingerprint
 from terralabel.export.names import relative_sources
 from terralabel.export.note import Note
+from terralabel.export.placement import Unusable
 from terralabel.export.segments import compress, decompress, object_segments, to_frame
 from terralabel.export.shapes import Shape, rasterized
 
 __all__ = ["CocoFile", "coco_shape"]
-
-
-class _Unusable(Exception):
-    """Why one annotation is rejected: (status, reason)."""
 
 
 def _whole_number(value: Any) -> bool:
@@ -150,16 +147,16 @@ class CocoFile:
             item = f"annotation {position} (by position)"
             try:
                 if not isinstance(annotation, dict) or not _whole_number(annotation.get("id")):
-                    raise _Unusable("bad-id", "its id is no whole number")
+                    raise Unusable("bad-id", "its id is no whole number")
                 number = annotation["id"]
                 item = f"annotation {number}"
                 if number in taken:
-                    raise _Unusable("duplicate", f"id {number} was used before")
+                    raise Unusable("duplicate", f"id {number} was used before")
                 taken.add(number)
                 if self._ours and index.find(number) is not None:
                     seen.add(number)
                 edit = self._edit(item, annotation, index, classes, by_print)
-            except _Unusable as why:
+            except Unusable as why:
                 rejected.append(Reject(item, *why.args))
                 continue
             except InputError as error:
@@ -182,9 +179,9 @@ class CocoFile:
         scene = self._scene(annotation.get("image_id"))
         category = annotation.get("category_id")
         if not isinstance(category, int) or category not in self._categories:
-            raise _Unusable("dangling-category", f"category_id {category!r} is not in the file")
+            raise Unusable("dangling-category", f"category_id {category!r} is not in the file")
         if annotation.get("iscrowd", 0) not in (0, 1):
-            raise _Unusable("bad-iscrowd", f"iscrowd is {annotation['iscrowd']!r}, expected 0 or 1")
+            raise Unusable("bad-iscrowd", f"iscrowd is {annotation['iscrowd']!r}, expected 0 or 1")
         shape, print_ = coco_shape(annotation.get("segmentation"), scene.width, scene.height)
         number = self.scenes.index(scene)
         row = index.find(annotation["id"]) if self._ours else by_print.get((number, print_))
@@ -200,10 +197,10 @@ class CocoFile:
 
     def _scene(self, image_id: Any) -> Scene:
         if not isinstance(image_id, int) or image_id not in self._images:
-            raise _Unusable("dangling-image", f"image_id {image_id!r} is not in the file")
+            raise Unusable("dangling-image", f"image_id {image_id!r} is not in the file")
         scene, why = self._images[image_id]
         if scene is None:
-            raise _Unusable("unknown-image", why)
+            raise Unusable("unknown-image", why)
         return scene
 
     def _class(self, category: int, classes: Classes, before: int | None) -> int:
@@ -219,7 +216,7 @@ class CocoFile:
                     return entry.id
             if not name and category in ids:
                 return category
-        raise _Unusable("unknown-class", f"'{name or category}' is no class of the run")
+        raise Unusable("unknown-class", f"'{name or category}' is no class of the run")
 
     def missing(self, index: Index, seen: set[int]) -> np.ndarray:
         """Ids of labelled objects that were deleted; none unless the file is the whole export of this run."""

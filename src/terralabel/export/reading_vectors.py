@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
 import shapely
-from pyproj import CRS, Transformer
-from pyproj.exceptions import ProjError
+from pyproj import CRS
 
 from terralabel.core.classes import Classes
 from terralabel.core.objects import Objects
@@ -25,17 +24,13 @@ from terralabel.errors import InputError
 from terralabel.export.edits import Edit, Index, Reject, fingerprint, known_class
 from terralabel.export.ground import parse_crs
 from terralabel.export.note import Note
+from terralabel.export.placement import Placement, Unusable
 from terralabel.export.polygons import object_polygons, place
-from terralabel.export.shapes import Shape, rasterized
 from terralabel.export.vectors import EXPORT_TABLE
 
 __all__ = ["VectorFile"]
 
 _BATCH = 4096
-
-
-class _Unusable(Exception):
-    """Why one feature is rejected: (status, reason)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class _Feature:
             if isinstance(value, float) and whole != value:
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
-            raise _Unusable(f"bad-{name.replace('_', '-')}", f"{name} is {value!r}, expected a whole number") from None
+            raise Unusable(f"bad-{name.replace('_', '-')}", f"{name} is {value!r}, expected a whole number") from None
         return whole
 
     def text(self, name: str) -> str | None:
@@ -95,7 +90,7 @@ class VectorFile:
             sqlite3.Error,
         ) as error:
             raise InputError(f"{self.path}: cannot be read ({' '.join(str(error).split())}).", "damaged") from error
-        self._place = _Placement(self.crs, self.scenes)
+        self._place = Placement(self.crs, self.scenes)
 
     def _choose_layer(self) -> str:
         layers = [str(name) for name, kind in pyogrio.list_layers(self.path) if kind is not None]
@@ -183,7 +178,7 @@ class VectorFile:
         for feature in self._readable():
             try:
                 edit = self._edit(feature, index, classes, seen, shown)
-            except _Unusable as why:
+            except Unusable as why:
                 rejected.append(Reject(feature.item, *why.args))
                 continue
             if edit is None:
@@ -198,7 +193,7 @@ class VectorFile:
         number = feature.number("id")
         row = None if number is None else index.find(number)
         if number is not None and row is None:
-            raise _Unusable("dangling-id", f"the run has no object {number}; empty the id to add it as a new one")
+            raise Unusable("dangling-id", f"the run has no object {number}; empty the id to add it as a new one")
         if row is not None:
             seen.add(int(index.id[row]))
         self._check_run(feature)
@@ -210,7 +205,7 @@ class VectorFile:
         if row is not None:
             key = (int(index.id[row]), print_)
             if key in shown:
-                raise _Unusable("duplicate", f"object {key[0]} comes twice with the same outline")
+                raise Unusable("duplicate", f"object {key[0]} comes twice with the same outline")
             shown.add(key)
             if print_ == int(index.print[row]):
                 scene = self.scenes[int(index.scene[row])]
@@ -223,12 +218,12 @@ class VectorFile:
         try:
             return known_class(classes, feature.number("class_id"), feature.text("class_name"), before, self.note.classes)
         except KeyError as error:
-            raise _Unusable("unknown-class", f"'{error.args[0]}' is no class of the run") from None
+            raise Unusable("unknown-class", f"'{error.args[0]}' is no class of the run") from None
 
     def _check_run(self, feature: _Feature) -> None:
         written_by = feature.text("run_id")
         if self.run_id and written_by and feature.attributes.get("id") is not None and written_by != self.run_id:
-            raise _Unusable("other-run", f"belongs to run {written_by}; empty its id to add it as a new object")
+            raise Unusable("other-run", f"belongs to run {written_by}; empty its id to add it as a new object")
 
     def _scene(self, feature: _Feature, index: Index, row: int | None, geometry: shapely.Geometry) -> Scene:
         if row is not None:
@@ -238,7 +233,7 @@ class VectorFile:
             for scene in self.scenes:
                 if scene.key == key:
                     return scene
-            raise _Unusable("unknown-scene", f"the run has no scene {key!r}")
+            raise Unusable("unknown-scene", f"the run has no scene {key!r}")
         return self._place.scene_of(geometry)
 
     def missing(self, index: Index, seen: set[int]) -> np.ndarray:
@@ -252,79 +247,14 @@ class VectorFile:
 def _checked(geometry: shapely.Geometry | None) -> shapely.Geometry:
     """A valid polygon with area, or the reason why not."""
     if geometry is None or geometry.is_empty:
-        raise _Unusable("no-geometry", "has no geometry, or one of fewer than 3 points")
+        raise Unusable("no-geometry", "has no geometry, or one of fewer than 3 points")
     if geometry.geom_type not in ("Polygon", "MultiPolygon"):
-        raise _Unusable("not-a-polygon", f"is a {geometry.geom_type}, expected a polygon")
+        raise Unusable("not-a-polygon", f"is a {geometry.geom_type}, expected a polygon")
     if not np.all(np.isfinite(shapely.get_coordinates(geometry))):
-        raise _Unusable("bad-coordinates", "has coordinates that are no finite numbers")
+        raise Unusable("bad-coordinates", "has coordinates that are no finite numbers")
     if not geometry.is_valid:
-        raise _Unusable("self-crossing", f"is not a valid polygon ({shapely.is_valid_reason(geometry)})")
+        raise Unusable("self-crossing", f"is not a valid polygon ({shapely.is_valid_reason(geometry)})")
     return geometry
-
-
-class _Placement:
-    """From the file's coordinates to the pixels of scenes."""
-
-    def __init__(self, crs: CRS | None, scenes: tuple[Scene, ...]) -> None:
-        self._crs = crs
-        self._scenes = scenes
-        self._transformers: dict[str | None, Transformer | None] = {}
-
-    def _to_pixels(self, geometry: shapely.Geometry, scene: Scene) -> shapely.Geometry:
-        text = scene.georeference.crs
-        if (text is None) != (self._crs is None):
-            file, image = ("no", "one") if self._crs is None else ("a", "none")
-            raise _Unusable("no-crs", f"the file has {file} coordinate system, scene {scene.key} has {image}")
-        if text not in self._transformers:
-            target = parse_crs(text)
-            same = target is None or target == self._crs
-            self._transformers[text] = None if same else Transformer.from_crs(self._crs, target, always_xy=True)
-        transformer = self._transformers[text]
-        try:
-            return shapely.transform(geometry, lambda xy: _pixels(xy, scene, transformer))
-        except ProjError as error:
-            raise _Unusable("bad-coordinates", f"cannot be projected ({error})") from None
-
-    def shape(self, geometry: shapely.Geometry, scene: Scene) -> Shape:
-        """The pixels of a scene under a geometry."""
-        pixels = self._to_pixels(geometry, scene)
-        if not np.all(np.isfinite(shapely.get_coordinates(pixels))):
-            raise _Unusable("outside", f"lies where the coordinate system of scene {scene.key} ends")
-        made = rasterized(pixels, scene.width, scene.height)
-        if made is None:
-            inside = shapely.intersects(pixels, shapely.box(0, 0, scene.width, scene.height))
-            why = "covers no pixel centre of" if inside else "lies outside"
-            raise _Unusable("too-small" if inside else "outside", f"{why} scene {scene.key}")
-        return made
-
-    def scene_of(self, geometry: shapely.Geometry) -> Scene:
-        """The scene that shares the largest part of its area with a new feature."""
-        if self._crs is None and sum(not s.georeference.is_placed for s in self._scenes) > 1:
-            raise _Unusable("no-scene", "several scenes have no placement: fill in the attribute 'scene'")
-        best, most = None, 0.0
-        for scene in self._scenes:
-            if (scene.georeference.crs is None) == (self._crs is None):
-                pixels = self._to_pixels(geometry, scene)
-                frame = shapely.box(0, 0, scene.width, scene.height)
-                if np.all(np.isfinite(shapely.get_coordinates(pixels))) and shapely.intersects(pixels, frame):
-                    share = shapely.area(shapely.intersection(pixels, frame)) / shapely.area(pixels)
-                    if share > most:
-                        best, most = scene, share
-        if best is None:
-            raise _Unusable("outside", "lies in no scene of the run")
-        return best
-
-
-def _pixels(xy: np.ndarray, scene: Scene, transformer: Transformer | None) -> np.ndarray:
-    """Map coordinates (n, 2) -> scene pixels; undoes `polygons.place`."""
-    if transformer is not None:
-        xy = np.stack(transformer.transform(xy[:, 0], xy[:, 1]), axis=1)
-    if not scene.georeference.is_placed:
-        return xy * np.array([1.0, -1.0])
-    a, b, c, d, e, f = scene.georeference.transform
-    determinant = a * e - b * d
-    x, y = xy[:, 0] - c, xy[:, 1] - f
-    return np.stack([(e * x - b * y) / determinant, (a * y - d * x) / determinant], axis=1)
 
 
 def _quoted(path: Path) -> str:
