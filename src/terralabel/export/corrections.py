@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,26 @@ class Corrections:
 
     def of(self, scene_key: str) -> Corrections:
         """Those of one scene, in order."""
-        return Corrections(tuple(item for item in self.items if item.scene == scene_key))
+        return self._by_scene.get(scene_key, Corrections())
+
+    @cached_property
+    def _by_scene(self) -> dict[str, Corrections]:
+        items: dict[str, list[Correction]] = {}
+        for item in self.items:
+            items.setdefault(item.scene, []).append(item)
+        return {key: Corrections(tuple(mine)) for key, mine in items.items()}
+
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """(n, 4) int64: left, top, right, bottom of each whole shape."""
+        boxes = [item.whole.box for item in self.items]
+        return np.array([(b.x, b.y, b.right, b.bottom) for b in boxes], dtype=np.int64).reshape(-1, 4)
+
+    def near(self, box: Window, first: int = 0) -> list[Correction]:
+        """Those from number `first` on whose boxes meet a window, in order."""
+        x0, y0, x1, y1 = self.corners[first:].T
+        meets = (x0 < box.right) & (x1 > box.x) & (y0 < box.bottom) & (y1 > box.y)
+        return [self.items[first + k] for k in np.flatnonzero(meets)]
 
     def renumbered(self, class_ids: Mapping[int, int]) -> Corrections:
         """With other class ids, for a class map in which classes were merged or dropped (-> 255)."""
@@ -93,7 +113,7 @@ def apply_to_raster(block: np.ndarray, window: Window, corrections: Corrections)
     if block.shape != (window.height, window.width):
         raise ContractError(f"Label block: expected {(window.height, window.width)}, got {block.shape}.")
     block = block.copy()
-    for item in corrections.items:
+    for item in corrections.near(window):
         common = window.intersect(item.shown.box)
         if common.area:
             if item.class_id > np.iinfo(block.dtype).max:
@@ -104,27 +124,22 @@ def apply_to_raster(block: np.ndarray, window: Window, corrections: Corrections)
 
 def apply_to_objects(objects: Objects, corrections: Corrections) -> Objects:
     """The automatic objects of a batch that no correction of their scene replaces."""
-    items = [item for item in corrections.items if item.scene == objects.scene]
-    if not items or not len(objects):
+    mine = corrections.of(objects.scene)
+    if not len(mine) or not len(objects):
         return objects
-    near = _touching(objects.bbox, [item.whole.box for item in items])
-    keep = [k for k in range(len(objects)) if not near[k].any() or not _replaced(objects, k, items, near[k])]
+    (left, top), (right, bottom) = mine.corners[:, :2].min(axis=0), mine.corners[:, 2:].max(axis=0)
+    x, y, width, height = objects.bbox.T
+    maybe = (x < right) & (x + width > left) & (y < bottom) & (y + height > top)
+    keep = [k for k in range(len(objects)) if not maybe[k] or not _replaced(objects, k, mine)]
     return objects if len(keep) == len(objects) else taken(objects, np.array(keep, dtype=np.int64))
 
 
-def _touching(bbox: np.ndarray, boxes: list[Window]) -> np.ndarray:
-    """(n, m) bool: which boxes (xywh) of objects meet which windows."""
-    other = np.array([(b.x, b.y, b.right, b.bottom) for b in boxes], dtype=np.int64)
-    left, top = bbox[:, :1], bbox[:, 1:2]
-    right, bottom = left + bbox[:, 2:3], top + bbox[:, 3:4]
-    return (left < other[:, 2]) & (right > other[:, 0]) & (top < other[:, 3]) & (bottom > other[:, 1])
-
-
-def _replaced(objects: Objects, index: int, items: list[Correction], near: np.ndarray) -> bool:
-    shape = Shape.of_runs(objects.code(index), Window(*(int(v) for v in objects.bbox[index])))
+def _replaced(objects: Objects, index: int, corrections: Corrections) -> bool:
+    box = Window(*(int(v) for v in objects.bbox[index]))
+    close = corrections.near(box)
+    shape = Shape.of_runs(objects.code(index), box) if close else None
     if shape is None:
         return False
-    close = [items[j] for j in np.flatnonzero(near)]
     labelled = objects.class_id[index] != IGNORE  # what shows no label hides nothing, and may get a class later
     if labelled and 2 * shape.covered([item.shown for item in close]) >= shape.area:
         return True
@@ -158,21 +173,22 @@ def corrected_batches(scene_key: str, batches: Iterable[Objects], corrections: C
     for objects in batches:
         yield apply_to_objects(objects, mine)
     numbered = [(FIRST_ID + k, item) for k, item in enumerate(corrections.items) if item.scene == scene_key]
-    alive = [pair for k, pair in enumerate(numbered) if not _superseded(pair[1], [later for _, later in numbered[k + 1 :]])]
-    visible = [pair for pair in alive if pair[1].class_id != IGNORE]
+    visible = [
+        (number, item)
+        for k, (number, item) in enumerate(numbered)
+        if item.class_id != IGNORE and not _superseded(item, mine.near(item.whole.box, k + 1))
+    ]
     for start in range(0, len(visible), _BATCH):
         yield _as_objects(scene_key, visible[start : start + _BATCH])
 
 
 def _superseded(item: Correction, later: list[Correction]) -> bool:
-    """Whether later corrections put something else in the place of this one."""
-    box = item.whole.box
-    close = [other for other in later if box.intersect(other.whole.box).area]
-    if not close:
+    """Whether later corrections that meet this one put something else in its place."""
+    if not later:
         return False
-    if 2 * item.whole.covered([other.shown for other in close]) >= item.whole.area:
+    if 2 * item.whole.covered([other.shown for other in later]) >= item.whole.area:
         return True
-    return any(3 * item.whole.overlap(other.whole) >= item.whole.area + other.whole.area for other in close)
+    return any(3 * item.whole.overlap(other.whole) >= item.whole.area + other.whole.area for other in later)
 
 
 def _as_objects(scene_key: str, numbered: list[tuple[int, Correction]]) -> Objects:

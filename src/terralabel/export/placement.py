@@ -25,6 +25,7 @@ class Placement:
         self._crs = crs
         self._scenes = scenes
         self._transformers: dict[str | None, Transformer | None] = {}
+        self._frames: np.ndarray | None = None
 
     def _to_pixels(self, geometry: shapely.Geometry, scene: Scene) -> shapely.Geometry:
         text = scene.georeference.crs
@@ -58,17 +59,44 @@ class Placement:
         if self._crs is None and sum(not s.georeference.is_placed for s in self._scenes) > 1:
             raise Unusable("no-scene", "several scenes have no placement: fill in the attribute 'scene'")
         best, most = None, 0.0
-        for scene in self._scenes:
-            if (scene.georeference.crs is None) == (self._crs is None):
-                pixels = self._to_pixels(geometry, scene)
-                frame = shapely.box(0, 0, scene.width, scene.height)
-                if np.all(np.isfinite(shapely.get_coordinates(pixels))) and shapely.intersects(pixels, frame):
-                    share = shapely.area(shapely.intersection(pixels, frame)) / shapely.area(pixels)
-                    if share > most:
-                        best, most = scene, share
+        for scene in self._scenes_near(geometry):
+            pixels = self._to_pixels(geometry, scene)
+            frame = shapely.box(0, 0, scene.width, scene.height)
+            if np.all(np.isfinite(shapely.get_coordinates(pixels))) and shapely.intersects(pixels, frame):
+                share = shapely.area(shapely.intersection(pixels, frame)) / shapely.area(pixels)
+                if share > most:
+                    best, most = scene, share
         if best is None:
             raise Unusable("outside", "lies in no scene of the run")
         return best
+
+    def _scenes_near(self, geometry: shapely.Geometry) -> list[Scene]:
+        """Scenes whose frames, in the file's coordinates, may meet a geometry."""
+        if self._frames is None:
+            self._frames = np.array([self._frame(scene) for scene in self._scenes], dtype=np.float64).reshape(-1, 4)
+        x0, y0, x1, y1 = shapely.bounds(geometry)
+        left, top, right, bottom = self._frames.T
+        return [self._scenes[k] for k in np.flatnonzero((left <= x1) & (right >= x0) & (top <= y1) & (bottom >= y0))]
+
+    def _frame(self, scene: Scene) -> tuple[float, float, float, float]:
+        """Bounds of a scene in the file's coordinates, a little widened; nowhere when the two cannot be joined."""
+        if (scene.georeference.crs is None) != (self._crs is None):
+            return np.inf, np.inf, -np.inf, -np.inf
+        side = np.linspace(0, 1, 9)
+        edge = np.concatenate(
+            [np.stack([side, k + 0 * side], 1) for k in (0, 1)] + [np.stack([k + 0 * side, side], 1) for k in (0, 1)]
+        )
+        xy = scene.georeference.to_map(edge * np.array([scene.width, scene.height], dtype=np.float64))
+        if not scene.georeference.is_placed:
+            xy = xy * np.array([1.0, -1.0])
+        if self._crs is not None and parse_crs(scene.georeference.crs) != self._crs:
+            back = Transformer.from_crs(parse_crs(scene.georeference.crs), self._crs, always_xy=True)
+            xy = np.stack(back.transform(xy[:, 0], xy[:, 1], errcheck=False), axis=1)
+        if not np.all(np.isfinite(xy)):
+            return -np.inf, -np.inf, np.inf, np.inf
+        low, high = xy.min(axis=0), xy.max(axis=0)
+        more = 0.05 * (high - low)
+        return low[0] - more[0], low[1] - more[1], high[0] + more[0], high[1] + more[1]
 
 
 def _pixels(xy: np.ndarray, scene: Scene, transformer: Transformer | None) -> np.ndarray:

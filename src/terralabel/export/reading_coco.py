@@ -101,6 +101,7 @@ class CocoFile:
         found = Note.read(info.get("terralabel") if isinstance(info, dict) else None, self.run_id, self.path)
         self._ours = found is not None
         self.note = found or Note()
+        self._numbers = {scene.key: number for number, scene in enumerate(self.scenes)}
         self._images = self._match_images()
         self._categories = {
             c["id"]: str(c.get("name", ""))
@@ -183,7 +184,7 @@ class CocoFile:
         if annotation.get("iscrowd", 0) not in (0, 1):
             raise Unusable("bad-iscrowd", f"iscrowd is {annotation['iscrowd']!r}, expected 0 or 1")
         shape, print_ = coco_shape(annotation.get("segmentation"), scene.width, scene.height)
-        number = self.scenes.index(scene)
+        number = self._numbers[scene.key]
         row = index.find(annotation["id"]) if self._ours else by_print.get((number, print_))
         before = int(index.class_id[row]) if row is not None else None
         asked = self._class(category, classes, before)
