@@ -18,6 +18,7 @@ __all__ = [
     "box_candidates",
     "box_geometry",
     "box_pixels",
+    "hit_regions",
     "mask_candidates",
     "point_candidates",
     "point_geometry",
@@ -114,20 +115,26 @@ def box_candidates(forest: Forest, box: np.ndarray) -> Candidates:
     return Candidates.ranked(which, shipped_box_ranking().score(features))
 
 
+def hit_regions(forest: Forest, points: np.ndarray) -> np.ndarray:
+    """(p,) region under each of the points (p, 2) xy; points off the tile are moved to its border."""
+    labels = forest.regions.labels
+    column = np.clip(np.floor(points[:, 0]).astype(int), 0, labels.shape[1] - 1)
+    return labels[np.clip(np.floor(points[:, 1]).astype(int), 0, labels.shape[0] - 1), column]
+
+
 def point_geometry(forest: Forest, points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes that hold some object points (label 1) and no background point (label 0); points (p, 2) xy, labels (p,).
+    """Nodes that hold the first object point (label 1) and no background point (label 0); points (p, 2) xy, labels (p,).
 
     Returns their indices, the share of the object points they hold, and their `POINT_FEATURES`, (k, len(POINT_FEATURES)) float32.
     """
     regions, nodes = forest.regions, forest.nodes
-    column = np.clip(np.floor(points[:, 0]).astype(int), 0, regions.labels.shape[1] - 1)
-    row = np.clip(np.floor(points[:, 1]).astype(int), 0, regions.labels.shape[0] - 1)
-    hit = regions.labels[row, column]
+    hit = hit_regions(forest, points)
     wanted = np.bincount(hit[labels == 1], minlength=regions.n)
     unwanted = np.bincount(hit[labels == 0], minlength=regions.n)
     unwanted[wanted > 0] = 0  # a region that holds both kinds of point is asked for
     share = sum_over_nodes(forest, wanted) / max(wanted.sum(), 1)
-    which = np.flatnonzero((sum_over_nodes(forest, unwanted) == 0) & (share > 0) & nodes.valid)
+    anchor = np.bincount(hit[labels == 1][:1], minlength=regions.n)
+    which = np.flatnonzero((sum_over_nodes(forest, unwanted) == 0) & (sum_over_nodes(forest, anchor) > 0) & nodes.valid)
     if not len(which):
         return which, share[which], np.zeros((0, len(POINT_FEATURES)), dtype=np.float32)
     centre = points[labels == 1].mean(0)

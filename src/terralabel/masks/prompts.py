@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 
 from terralabel.core.tile import Tile
-from terralabel.masks.evidence import Candidates, box_candidates, box_pixels, mask_candidates, point_candidates
+from terralabel.masks.evidence import Candidates, box_candidates, box_pixels, hit_regions, mask_candidates, point_candidates
 from terralabel.masks.proposals import Forest, members
 
-__all__ = ["Prompt", "answer", "colours", "refine", "vote"]
+__all__ = ["Prompt", "answer", "colours", "refine", "tight_box", "vote"]
 
 #: How much more a better candidate weighs: exp(SHARPNESS * difference of expected IoU).
-SHARPNESS = 8.0
+SHARPNESS = 20.0
 #: Longest side, in pixels, of the picture that the graph cut sees.
 CUT_SIZE = 96
 
@@ -38,6 +38,10 @@ def answer(forest: Forest | None, prompt: Prompt, tile: Tile, alternatives: int)
     if forest is None or candidates is None or not len(candidates.which):
         return [(_literal(prompt, tile.valid), 0.0)] * alternatives
     window = _window(prompt, tile.valid)
+    if prompt.points is not None:
+        points, labels = prompt.points
+        refused = np.setdiff1d(hit_regions(forest, points[labels == 0]), hit_regions(forest, points[labels == 1]))
+        window = window & ~np.isin(forest.regions.labels, refused) if len(refused) else window
     best = _best(forest, prompt, candidates, tile, window)
     if not best[0].any():
         return [(_literal(prompt, tile.valid), 0.0)] * alternatives
@@ -46,17 +50,43 @@ def answer(forest: Forest | None, prompt: Prompt, tile: Tile, alternatives: int)
 
 def _best(forest: Forest, prompt: Prompt, candidates: Candidates, tile: Tile, window: np.ndarray) -> tuple[np.ndarray, float]:
     """The mask that the candidates agree on, and the IoU expected of it."""
-    top = float(candidates.score[0])
-    if prompt.box is None and prompt.mask is None:
-        held = members(forest, candidates.which[:1]).toarray()[0] > 0
-        return held[forest.regions.labels] & window, top
-    belief = vote(forest, candidates)[forest.regions.labels] * window
+    shares = vote(forest, candidates)
+    if prompt.box is None and prompt.points is not None:
+        shares = np.maximum(shares, _left_out(forest, shares, *prompt.points))
+    asked = (
+        np.zeros(0, dtype=np.int64) if prompt.points is None else hit_regions(forest, prompt.points[0][prompt.points[1] == 1])
+    )
+    shares[asked] = 1.0
+    belief = shares[forest.regions.labels] * window
     drawn = belief > 0.5
-    if prompt.box is None:
-        return drawn, top
-    cut = refine(tile, belief, prompt.box) & window
+    if not drawn.any():
+        drawn = (members(forest, candidates.which[:1]).toarray()[0] > 0)[forest.regions.labels] & window
+        belief = np.where(drawn, 0.6, belief)
+    if not drawn.any():
+        return drawn, 0.0
+    cut = refine(tile, belief, tight_box(drawn) if prompt.box is None else prompt.box) & window
+    if (np.bincount(forest.regions.labels[cut], minlength=len(shares))[asked] < forest.regions.area[asked] / 2).any():  # the cut may not drop what was pointed at
+        cut = drawn
     agreement = (cut & drawn).sum() / max((cut | drawn).sum(), 1)
-    return cut, top * float(np.sqrt(agreement))
+    return cut, float(candidates.score[0] * np.sqrt(agreement))
+
+
+def _left_out(forest: Forest, shares: np.ndarray, points: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) belief in what holds the object points that the first answer left out, one point after the other."""
+    more = np.zeros_like(shares)
+    for i in np.flatnonzero(labels == 1):
+        if max(shares[hit_regions(forest, points[i : i + 1])[0]], more[hit_regions(forest, points[i : i + 1])[0]]) <= 0.5:
+            alone = np.where((labels == 1) & (np.arange(len(labels)) != i), -1, labels)
+            candidates = point_candidates(forest, points, alone)
+            if len(candidates.which):
+                more = np.maximum(more, vote(forest, candidates))
+    return more
+
+
+def tight_box(mask: np.ndarray) -> np.ndarray:
+    """(4,) xyxy around the pixels of a mask, which has some."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
 
 
 def vote(forest: Forest, candidates: Candidates) -> np.ndarray:
