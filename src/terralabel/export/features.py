@@ -28,7 +28,7 @@ __all__ = ["LABEL_SCHEMA", "MASK_SCHEMA", "TILE_SCHEMA", "Outlines", "label_batc
 #: Longest side of the part of a label raster that is outlined at once; larger scenes are cut along this grid.
 _LABEL_SIDE = 4096
 #: A part with more vertical segments than this (speckle) is cut in four, so that memory stays bounded.
-_LABEL_SEGMENTS = 500_000
+_LABEL_SEGMENTS = 1_000_000
 #: Tiles per batch.
 _TILE_BATCH = 4096
 
