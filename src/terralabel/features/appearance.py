@@ -12,64 +12,80 @@ from terralabel.core import rle
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, InputError
-from terralabel.features.maps import CONTEXT_SIGMAS, pixel_maps, surroundings
+from terralabel.features.maps import pixel_maps, surroundings
 from terralabel.features.regions import Regions
 
-__all__ = ["WEIGHTS", "Appearance", "measure"]
+__all__ = ["GROUPS", "Appearance", "measure"]
 
-#: (typical middle, typical spread) of the columns of each group, the last repeated: medians over data sets of many kinds.
-#: Units: Lab (lightness 0..100), natural logs for ratio, deviation and texture, `Regions.shape` for shape.
-_TONE, _CHROMA, _TEXTURE = (47.0, 16.0), (1.0, 6.3), (0.58, 0.3)
-_TYPICAL = {
-    "ratio": [(-0.07, 0.14)],
-    "deviation": [(2.0, 0.4), (1.35, 0.32)],
-    "texture": [_TEXTURE],
-    "shape": [(10.8, 0.93), (4.0, 0.41), (0.6, 0.24), (0.5, 0.12), (0.88, 0.07)],
+
+@dataclass(frozen=True)
+class _Group:
+    """Measurements that count as one.
+
+    weight  square root of the group's share of the squared distance between two masks
+    shared  part of a measurement that a mask takes from the masks it overlaps, see `Regions.shared`
+    scales  (typical middle, typical spread) of the columns, the last repeated: medians over data sets of many kinds, in
+            Lab units (lightness 0..100), natural logarithms, or as in `Regions.shape`
+    """
+
+    weight: float
+    shared: float
+    scales: tuple[tuple[float, float], ...]
+
+
+_TONE, _CHROMA, _TEXTURE = ((47.0, 16.0),), ((1.0, 6.3),), ((0.58, 0.3),)
+_SHAPE = ((10.8, 0.93), (4.0, 0.41), (0.6, 0.24), (0.5, 0.12), (0.88, 0.07))
+#: The groups, in the order of the columns. How the weights were found: docs/features.md.
+GROUPS = {
+    "tone": _Group(0.7, 0.5, _TONE),
+    "chroma": _Group(1.0, 0.5, _CHROMA),
+    "ratio": _Group(0.6, 0.5, ((-0.07, 0.14),)),
+    "deviation": _Group(0.4, 0.5, ((2.0, 0.4), (1.35, 0.32))),
+    "texture": _Group(0.6, 0.5, _TEXTURE),
+    "shape": _Group(0.47, 0.8, _SHAPE),
+    "tone around 8": _Group(0.3, 0.0, _TONE),
+    "chroma around 8": _Group(0.4, 0.0, _CHROMA),
+    "texture around 8": _Group(0.3, 0.0, _TEXTURE),
+    "tone around 16": _Group(0.15, 0.0, _TONE),
+    "chroma around 16": _Group(0.25, 0.0, _CHROMA),
 }
-#: Weight of each group: the square root of its share of the squared distance between two masks.
-WEIGHTS = {
-    "colour": 1.0,
-    "ratio": 0.5,
-    "deviation": 0.4,
-    "texture": 0.6,
-    "shape": 0.35,
-    "tone around 8": 0.5,
-    "texture around 8": 0.3,
-    "tone around 16": 0.3,
-    "texture around 16": 0.2,
-}
-#: Share of a mask's measurements that it takes from the masks it overlaps.
-SHARED = 0.5
 #: Side in pixels of the squares on which `fit` measures a data set: the size of a typical mask.
 _SQUARE = 32
 
 
 def measure(tile: Tile, masks: Masks) -> dict[str, np.ndarray]:
-    """The raw measurements of each mask by group, each (n, columns) float64; docs/features.md lists the columns."""
+    """The measurements of each mask by group, each (n, columns) float64, not yet scaled; docs/features.md lists them."""
     maps = pixel_maps(tile.pixels, tile.valid, tile.sensor)
     regions = Regions(masks)
     colour = maps.tone + maps.chroma
     mean = regions.means(colour)
-    groups = {
-        "colour": mean,
+    found = {
+        "tone": mean[:, :1],
+        "chroma": mean[:, 1:],
         "ratio": regions.means(maps.ratio),
         "deviation": np.log1p(regions.deviations(colour, mean)),
         "texture": regions.means(maps.texture),
         "shape": regions.shape(),
+        "tone around 8": regions.means(surroundings(maps.tone, 8)),
+        "chroma around 8": regions.means(surroundings(maps.chroma, 8)),
+        "texture around 8": regions.means(surroundings(maps.texture, 8)),
+        "tone around 16": regions.means(surroundings(maps.tone, 16)),
+        "chroma around 16": regions.means(surroundings(maps.chroma, 16)),
     }
-    for sigma in CONTEXT_SIGMAS:
-        groups[f"tone around {sigma:.0f}"] = regions.means(surroundings(colour, sigma))
-        groups[f"texture around {sigma:.0f}"] = regions.means(surroundings(maps.texture, sigma))
-    return {group: (1 - SHARED) * values + SHARED * regions.shared(values) for group, values in groups.items()}
+    for name, group in GROUPS.items():
+        if group.shared:
+            found[name] = (1 - group.shared) * found[name] + group.shared * regions.shared(found[name])
+    return found
 
 
-def _typical(group: str, columns: int) -> np.ndarray:
-    """(2, columns) typical middle and spread of the columns of a group."""
-    if group == "colour" or group.startswith("tone"):
-        pairs = [_TONE, _CHROMA]
-    else:
-        pairs = _TYPICAL[group.split()[0]]
-    return np.array([pairs[min(k, len(pairs) - 1)] for k in range(columns)]).reshape(columns, 2).T
+def _columns(found: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(weight, typical middle, typical spread) of every column, each (d,) float64."""
+    rows = []
+    for name, values in found.items():
+        group, count = GROUPS[name], values.shape[1]
+        rows += [(group.weight / np.sqrt(count), *group.scales[min(k, len(group.scales) - 1)]) for k in range(count)]
+    weight, middle, spread = np.array(rows).T
+    return weight, middle, spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,22 +102,23 @@ class Appearance:
     scales: np.ndarray | None = None
 
     name = "appearance"
-    version = "1"
+    version = "2"
     needs_encoded = False
     scaling = "none"
 
     def extract(self, tile: Tile, masks: Masks, encoded: Encoded | None = None) -> np.ndarray:
         """(n, d) float32, finite; d depends on the number of bands only."""
-        groups = measure(tile, masks)
-        columns = [values.shape[1] for values in groups.values()]
-        middle, spread = _scales(groups) if self.scales is None else self.scales
-        if len(middle) != sum(columns):
+        found = measure(tile, masks)
+        values = np.concatenate(list(found.values()), axis=1)
+        weight, middle, spread = _columns(found)
+        if self.scales is not None:
+            middle, spread = self.scales
+        if len(middle) != values.shape[1]:
             raise ContractError(
-                f"appearance: fitted on tiles of {len(middle)} measurements, this one has {sum(columns)}: expected as many bands."
+                f"appearance: fitted on tiles of {len(middle)} measurements, this one has {values.shape[1]}: "
+                "expected tiles of as many bands."
             )
-        weight = np.repeat([WEIGHTS[g] / np.sqrt(max(k, 1)) for g, k in zip(groups, columns, strict=True)], columns)
-        features = (np.concatenate(list(groups.values()), axis=1) - middle) / spread * weight
-        return np.nan_to_num(features).astype(np.float32)
+        return np.nan_to_num((values - middle) / spread * weight).astype(np.float32)
 
     def fit(self, tiles: Iterable[Tile]) -> Appearance:
         """An extractor that knows the middle and spread of each measurement over squares of some tiles of the data set.
@@ -112,12 +129,13 @@ class Appearance:
         measured = [measure(tile, _squares(tile)) for tile in tiles if tile.valid.any()]
         if not measured:
             raise InputError("appearance: expected at least one tile with valid pixels to fit on, got none.", "no-pixels")
-        groups = {group: np.concatenate([m[group] for m in measured]) for group in measured[0]}
-        typical = _scales(groups)
-        values = np.concatenate(list(groups.values()), axis=1)
-        scales = np.stack([values.mean(0), np.clip(values.std(0), typical[1] / 4, typical[1] * 4)])
-        shapes = np.repeat([group == "shape" for group in groups], [v.shape[1] for v in groups.values()])
-        return Appearance(np.where(shapes, typical, scales))
+        found = {name: np.concatenate([m[name] for m in measured]) for name in measured[0]}
+        values = np.concatenate(list(found.values()), axis=1)
+        _, middle, spread = _columns(found)
+        shape = np.repeat([name == "shape" for name in found], [v.shape[1] for v in found.values()])
+        middle = np.where(shape, middle, values.mean(axis=0))
+        spread = np.where(shape, spread, np.clip(values.std(axis=0), spread / 4, spread * 4))
+        return Appearance(np.stack([middle, spread]))
 
     def state(self) -> dict[str, np.ndarray]:
         """What `fit` learned, for `from_state`; empty before."""
@@ -127,11 +145,6 @@ class Appearance:
     def from_state(cls, state: Mapping[str, np.ndarray]) -> Appearance:
         """The extractor whose `state` this is."""
         return cls(np.asarray(state["scales"], dtype=np.float64) if "scales" in state else None)
-
-
-def _scales(groups: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(2, d) typical middle and spread of all columns."""
-    return np.concatenate([_typical(group, values.shape[1]) for group, values in groups.items()], axis=1)
 
 
 def _squares(tile: Tile) -> Masks:

@@ -15,21 +15,18 @@ __all__ = ["PixelMaps", "pixel_maps", "surroundings"]
 
 #: Standard deviations, in pixels, of the blurs whose differences are the texture bands.
 TEXTURE_SIGMAS = (1.0, 2.0, 4.0, 8.0)
-#: Standard deviations, in pixels, of the windows in which the surroundings of a mask are looked at.
-CONTEXT_SIGMAS = (8.0, 16.0)
 #: Contrast (in units of lightness, 0..100) below which texture counts as none: about one grey level of noise.
 NOISE = 0.5
 
 
 @dataclass(frozen=True)
 class PixelMaps:
-    """Lists of (W, H) float32 maps: `tone` (1), `chroma` (0 for one band), `ratio`, `texture`, `coherence` (2)."""
+    """Lists of (W, H) float32 maps: `tone` (1), `chroma` (0 for one band), `ratio`, `texture` (4)."""
 
     tone: list[np.ndarray]
     chroma: list[np.ndarray]
     ratio: list[np.ndarray]
     texture: list[np.ndarray]
-    coherence: list[np.ndarray]
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -72,16 +69,6 @@ def _texture(tone: np.ndarray) -> list[np.ndarray]:
     return maps
 
 
-def _coherence(tone: np.ndarray) -> list[np.ndarray]:
-    """Coherence in [0, 1] of the structure tensor at two scales: 1 where all gradients share one direction."""
-    maps: list[np.ndarray] = []
-    gx, gy = cv2.Sobel(tone, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(tone, cv2.CV_32F, 0, 1, scale=0.125)
-    for sigma in (3.0, 8.0):
-        xx, yy, xy = _blur(gx * gx, sigma), _blur(gy * gy, sigma), _blur(gx * gy, sigma)
-        maps.append(np.hypot(xx - yy, 2 * xy) / (xx + yy + np.float32(0.5)))
-    return maps
-
-
 def pixel_maps(pixels: np.ndarray, valid: np.ndarray, sensor: str) -> PixelMaps:
     """The maps of a tile.
 
@@ -92,7 +79,7 @@ def pixel_maps(pixels: np.ndarray, valid: np.ndarray, sensor: str) -> PixelMaps:
     if sensor == "sar":
         bands = np.asarray(cv2.blur(bands, (3, 3), borderType=cv2.BORDER_REFLECT), dtype=np.float32).reshape(bands.shape)
     tone, chroma, ratio = _colour(bands)
-    return PixelMaps([tone], chroma, ratio, _texture(tone), _coherence(tone))
+    return PixelMaps([tone], chroma, ratio, _texture(tone))
 
 
 def surroundings(maps: list[np.ndarray], sigma: float) -> list[np.ndarray]:
