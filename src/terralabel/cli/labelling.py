@@ -47,7 +47,7 @@ def label(
         return 0
     progress = terminal_progress(quiet)
     run = label_settings(sources, out, settings, overwrite=overwrite, progress=progress)
-    print(run.summary())
+    print(run.summary(list_failures=False))
     return 2 if run.failures else 0
 
 

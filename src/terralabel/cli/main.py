@@ -59,27 +59,45 @@ def _run(arguments: list[str] | None) -> int:
 
     try:
         result = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
+        if result == 130:  # what some versions of typer make of Ctrl-C
+            return _interrupted()
         return result if isinstance(result, int) else 0
     except TerraLabelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_gone()
+    except SystemExit as error:  # typer leaves so when the reader of a pipe has gone
+        if isinstance(error.__context__, BrokenPipeError):
+            return _reader_gone()
+        raise
     except Exception as error:
         return _click_error(error)
+
+
+def _interrupted() -> int:
+    print("interrupted; the same command goes on from here", file=sys.stderr)
+    return 130
+
+
+def _reader_gone() -> int:
+    """`terralabel ... | head` has read enough: nothing is wrong, and nothing more can be said."""
+    sys.stdout = sys.__stdout__
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
 
 
 def _click_error(error: Exception) -> int:
     """Wrong usage is one line and exit code 1 (click's own 2 means 'finished with failures' here); a bug is shown whole."""
     show = getattr(error, "format_message", None)
+    if type(error).__name__ == "NoArgsIsHelpError":  # no verb: the help has been shown
+        return 0
     if show is not None:
         print(f"error: {show()}  (see --help)", file=sys.stderr)
         return 1
     if type(error).__name__ == "Abort":
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return _interrupted()
     raise error

@@ -20,7 +20,7 @@ from terralabel.export.reading import read_corrections
 from terralabel.recipes.evaluation import truth_pairs
 from terralabel.recipes.painting import ClusterSplit, load_splits, paint_group, save_splits
 from terralabel.recipes.relabel import assign, cluster_count, paint_job, refresh_labels, write_classes
-from terralabel.recipes.run import Run
+from terralabel.recipes.run import Run, require_finished
 from terralabel.runs.engine import engine_for
 from terralabel.runs.parts import iterate_part, read_part
 from terralabel.runs.progress import Progress, Silent
@@ -44,7 +44,12 @@ def change_clusters(
 
     action and arguments: ``list``; ``name CLASS NAME``; ``merge CLASS CLASS...`` (with `name`, renamed); ``drop CLUSTER...``;
     ``restore CLUSTER...``; ``split CLUSTER`` into `parts`; ``color CLASS #rrggbb``; ``move CLUSTER... CLASS``.
-    A CLASS is an id or a name. Raises `SettingsError` for another action, `InputError` for what does not exist.
+    A CLASS is an id or a name. Raises `SettingsError` for another action, `InputError` for what does not exist, `RunError`
+    for a run that is not finished.
+
+        >>> import terralabel as tl
+        >>> run = tl.open_run("run")  # doctest: +SKIP
+        >>> print(tl.clusters(run, "merge", ["3", "17"], name="building"))  # doctest: +SKIP
     """
     progress = progress or Silent()
     actions: Mapping[str, Callable[[], Classes]] = {
@@ -56,10 +61,11 @@ def change_clusters(
         "move": lambda: class_maps.move(run.classes, _cluster_ids(action, arguments[:-1]), arguments[-1]),
         "split": lambda: _split(run, _cluster_ids(action, arguments), parts),
     }
+    if action != "list" and action not in actions:
+        raise SettingsError(f"clusters: unknown action {action!r}; known: list, {', '.join(actions)}.")
+    require_finished(run, "show or change")
     if action == "list":
         return _table(run)
-    if action not in actions:
-        raise SettingsError(f"clusters: unknown action {action!r}; known: list, {', '.join(actions)}.")
     with run.folder.lock(progress.say):
         before = run.classes
         _apply(run, actions[action](), before, progress)
@@ -184,9 +190,14 @@ def align_run(
     """Name clusters from a few labelled images; returns the new class list as text.
 
     truth: a folder of class-id masks with the images' stems (any part of the images). match: "majority", several clusters
-    to a class, or "hungarian", one to one. names: a class map, its JSON file, or "1=building,2=road".
+    to a class, or "hungarian", one to one. names: a class map, its JSON file, or "1=building,2=road". ignore: ids in the
+    truth that mean "no label". Raises `RunError` for a run that is not finished, `InputError` when no image has truth.
+
+        >>> import terralabel as tl
+        >>> print(tl.align(tl.open_run("run"), "truth", names="1=building,2=road"))  # doctest: +SKIP
     """
     progress = progress or Silent()
+    require_finished(run, "align")
     with run.folder.lock(progress.say):
         clusters, classes, counts = _shared_pixels(run, Path(truth), (*ignore, IGNORE), progress)
         mapping = class_maps.align(counts, clusters, classes, match)
@@ -279,8 +290,14 @@ def import_file(run: Run, file: str | Path, *, author: str = "", progress: Progr
     """Bring corrections back: a GeoPackage, GeoJSON or COCO file edited elsewhere, or a class map JSON.
 
     What differs from the run becomes corrections, which are stored by where they lie and so survive every rerun.
+    author: kept with the corrections. Returns what it did, as text, and how many entries were refused. Raises `RunError`
+    for a run that is not finished, `InputError` for a file that is none of these.
+
+        >>> import terralabel as tl
+        >>> print(tl.import_corrections(tl.open_run("run"), "corrected.gpkg").text)  # doctest: +SKIP
     """
     progress = progress or Silent()
+    require_finished(run, "correct")
     with run.folder.lock(progress.say):
         before = run.classes
         found = read_corrections(Path(file), run.scenes, before, run.objects, run_id=run.id, author=author)

@@ -10,6 +10,7 @@ from terralabel.core.classes import Classes
 from terralabel.core.grid import Window
 from terralabel.export.picture import colorize, overlay, panels, save_picture
 from terralabel.imagery.painter import write_demo
+from terralabel.recipes.curate import align_run
 from terralabel.recipes.evaluation import evaluate_labels, truth_pairs
 from terralabel.recipes.label import label
 from terralabel.recipes.run import Run, export_run, report_run
@@ -22,17 +23,22 @@ CLUSTERS = 12
 
 
 def run_demo(out: Path, *, scenes: int = 4, size: int = 512, seed: int = 0, progress: Progress | None = None) -> str:
-    """Paint scenes, label them, measure, export, report and draw; returns what to print. Everything goes into `out`."""
+    """Paint scenes, label them, name the clusters by the truth, measure, export, report and draw; returns what to print.
+
+    Everything goes into `out`.
+    """
     progress = progress or Silent()
     out = Path(out)
     progress.say(f"painting {scenes} scenes of {size} x {size} pixels")
     images, truth = write_demo(out, seed=seed, scenes=scenes, size=size)
     run = label(images, out / "run", clusters=str(CLUSTERS), seed=seed, overwrite=True, progress=progress)
-    report = evaluate_labels(run, truth, match="majority")
+    classes = Classes.from_json((out / "classes.json").read_text(encoding="utf-8"))
+    align_run(run, truth, match="majority", names=classes, progress=progress)
+    report = evaluate_labels(run, truth, match="none")  # clusters are classes now
     report.write_json(out / "scores.json")
     export_run(run, ["geotiff", "geopackage", "coco"], out / "export", progress)
     page = report_run(run, out / "report.html", out / "scores.json")
-    picture = _picture(run, truth, Classes.from_json((out / "classes.json").read_text(encoding="utf-8")), out / "demo.png")
+    picture = _picture(run, truth, out / "demo.png")
     return "\n".join(
         [
             run.summary(),
@@ -47,13 +53,13 @@ def run_demo(out: Path, *, scenes: int = 4, size: int = 512, seed: int = 0, prog
     )
 
 
-def _picture(run: Run, truth: Path, classes: Classes, final: Path) -> Path:
-    """Image | truth | labels, a row per scene; labels in the colours of the true class they match."""
+def _picture(run: Run, truth: Path, final: Path) -> Path:
+    """Image | truth | labels, a row per scene."""
     from terralabel.evaluate.rasters import open_labels
 
     pairs, _, _ = truth_pairs(run, truth)
     predicted = {scene.key: run.label_path(scene.key) for scene in run.scenes}
-    meaning = evaluate_labels(run, truth, match="majority").matching
+    classes = run.classes
     rows = []
     for scene in run.scenes[:4]:
         true_path = next(true for ours, true in pairs if ours == predicted[scene.key])
@@ -61,9 +67,5 @@ def _picture(run: Run, truth: Path, classes: Classes, final: Path) -> Path:
         with open_labels(true_path) as theirs, open_labels(predicted[scene.key]) as ours:
             true = np.concatenate(list(theirs.strips()))
             found = np.concatenate(list(ours.strips()))
-        named = np.full(found.shape, 255, np.int64)
-        for cluster, class_id in meaning.items():
-            if class_id is not None:
-                named[found == cluster] = class_id
-        rows.append([image, colorize(true, classes), overlay(image, named, classes)])
+        rows.append([image, colorize(true, classes), overlay(image, found, classes)])
     return save_picture(final, panels(rows, ["image", "truth", "labels"], classes))

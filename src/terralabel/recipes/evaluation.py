@@ -9,7 +9,7 @@ from pathlib import Path
 from terralabel.core.classes import IGNORE
 from terralabel.evaluate.labels import LabelReport, evaluate_folders, evaluate_pairs
 from terralabel.evaluate.pairing import paired_stems
-from terralabel.recipes.run import Run, open_run
+from terralabel.recipes.run import Run, open_run, require_finished
 from terralabel.runs.folder import RunFolder
 
 __all__ = ["evaluate_labels", "evaluation_text", "truth_pairs"]
@@ -20,11 +20,17 @@ def evaluate_labels(
 ) -> LabelReport:
     """Measure the labels of a run, or the class-id masks of a folder, against true masks of equal stems.
 
-    ignore: true ids that do not count. match: "majority", "hungarian" or "none" (ids are classes already).
+    ignore: true ids that do not count. match: "majority", "hungarian" or "none" (ids are classes already). Raises
+    `InputError` for masks that cannot be compared, `RunError` for a run that is not finished.
+
+        >>> import terralabel as tl
+        >>> scores = tl.evaluate_labels("run", "truth")  # doctest: +SKIP
+        >>> print(scores.miou, scores.matching)  # doctest: +SKIP
     """
     if not isinstance(source, Run) and not RunFolder(source).exists:
         return evaluate_folders(source, truth, ignore=ignore, match=match)
     run = source if isinstance(source, Run) else open_run(source)
+    require_finished(run, "evaluate")
     pairs, only_predicted, only_true = truth_pairs(run, Path(truth))
     names = {entry.id: entry.name for entry in run.classes}
     report = evaluate_pairs(pairs, ignore=ignore, match=match, names=names if match == "none" else None)

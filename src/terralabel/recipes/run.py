@@ -18,7 +18,7 @@ from terralabel.core.grid import Window
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
 from terralabel.core.settings import from_mapping
-from terralabel.errors import RunError, SettingsError
+from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
 from terralabel.recipes.layout import Layout, recorded
 from terralabel.recipes.plan import Group
@@ -30,8 +30,10 @@ from terralabel.runs.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from terralabel.export.corrections import Corrections
+    from terralabel.imagery.radiometry import Radiometry
+    from terralabel.imagery.raster import Raster
 
-__all__ = ["Run", "TileRow", "export_run", "open_run", "report_run"]
+__all__ = ["Run", "TileRow", "export_run", "open_run", "report_run", "require_finished"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Run:
         self.scenes: tuple[Scene, ...] = ingested.scenes
         self.failed_sources: tuple[Failure, ...] = ingested.failures
         self.layout = Layout(folder, self.settings, self.scenes, recorded(self.manifest))
+        self._raster: tuple[str, Raster] | None = None  # the image last read, kept open
 
     # ----------------------------------------------------------------------------------------------- what it is made of
 
@@ -222,11 +225,31 @@ class Run:
         """(H, W, 3) uint8 of a window with the run's radiometry, shrunk so that no side exceeds `max_size`."""
         from terralabel.export.picture import display_rgb, fit
 
-        radiometry = load_radiometry(self.folder)
-        with radiometry.open(self.source_path(scene_key), follow_vrt=self.settings.follow_vrt) as raster:
-            pixels, valid = raster.read(window)
-        image = display_rgb(radiometry.apply(pixels, valid))
+        try:
+            pixels, valid = self._opened(scene_key).read(window)
+        except InputError:
+            self.close()
+            raise
+        image = display_rgb(self._radiometry.apply(pixels, valid))
         return image if max_size is None else fit(image, max_size)
+
+    @cached_property
+    def _radiometry(self) -> Radiometry:
+        return load_radiometry(self.folder)
+
+    def _opened(self, scene_key: str) -> Raster:
+        """The scene's raster. One stays open, so that files that store whole rows are not decoded anew for every crop."""
+        if self._raster is None or self._raster[0] != scene_key:
+            self.close()
+            raster = self._radiometry.open(self.source_path(scene_key), follow_vrt=self.settings.follow_vrt)
+            self._raster = (scene_key, raster)
+        return self._raster[1]
+
+    def close(self) -> None:
+        """Close the image that `read_rgb` keeps open; the run stays usable."""
+        if self._raster is not None:
+            self._raster[1].close()
+            self._raster = None
 
     # ---------------------------------------------------------------------------------------------------------- in words
 
@@ -250,8 +273,8 @@ class Run:
         """`facts` as JSON text."""
         return json.dumps(self.facts(), indent=2)
 
-    def summary(self) -> str:
-        """What a person wants to know at the end, and where the files are."""
+    def summary(self, list_failures: bool = True) -> str:
+        """What a person wants to know at the end, and where the files are; failures one by one, or only how many."""
         facts = self.facts()
         tiles = facts["tiles"]
         lines = [
@@ -272,32 +295,50 @@ class Run:
             )
         else:
             lines.append("  next     run the same `terralabel label` command to go on")
-        shown_failures = self.failures[:10]
-        lines += [f"  failed   {f.source}: {' '.join(f.reason.split())}" for f in shown_failures]
-        if len(self.failures) > len(shown_failures):
-            lines.append(
-                f"  failed   ... and {len(self.failures) - len(shown_failures):,} more: terralabel status {self.path} --json"
-            )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(self._failure_lines() if list_failures else self._failure_count())])
+
+    def _failure_lines(self, most: int = 10) -> list[str]:
+        lines = [f"  failed   {f.source}: {' '.join(f.reason.split())}" for f in self.failures[:most]]
+        if len(self.failures) > most:
+            lines.append(f"  failed   ... and {len(self.failures) - most:,} more: terralabel status {self.path} --json")
+        return lines
+
+    def _failure_count(self) -> list[str]:
+        inputs, tiles = len(self.failed_sources), len(self.failed_tiles)
+        if not inputs + tiles:
+            return []
+        return [f"  failed   {inputs:,} inputs and {tiles:,} tiles; the reasons: terralabel status {self.path}"]
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run folder; `RunError` when it is none or of another version."""
+    """Open a run folder, finished or not; `RunError` when it is none or of another version.
+
+    >>> import terralabel as tl
+    >>> print(tl.open_run("run").summary())  # doctest: +SKIP
+    """
     return Run(RunFolder(path))
 
 
-def _finished(run: Run, verb: str) -> None:
+def require_finished(run: Run, verb: str) -> None:
+    """Raise `RunError`, in one line, where there is nothing to `verb` because `label` has not come to its end."""
     if not run.finished:
         raise RunError(f"{run.path} is not finished, nothing to {verb}: run the same `terralabel label` command to go on.")
 
 
 def export_run(run: Run, formats: Sequence[str], out: str | Path, progress: Progress | None = None) -> list[Path]:
-    """Write a run in each of `formats` (names of `registry.names("export")`) into `out`; returns the files."""
+    """Write a run in each of `formats` (names of `registry.names("export")`) into `out`; returns the files.
+
+    Several formats get a folder each. Raises `SettingsError` for an unknown format, `RunError` for a run that is not
+    finished, `SpaceError` when the disk is full.
+
+        >>> import terralabel as tl
+        >>> files = tl.export(tl.open_run("run"), ["geopackage", "coco"], "exported")  # doctest: +SKIP
+    """
     progress = progress or Silent()
     if not formats:
         raise SettingsError(f"--format: expected one or more of {', '.join(registry.names('export'))}.")
     exporters = [registry.create("export", name) for name in formats]
-    _finished(run, "export")
+    require_finished(run, "export")
     written: list[Path] = []
     progress.start("export", len(exporters), "formats")
     for name, exporter in zip(formats, exporters, strict=True):
@@ -309,10 +350,17 @@ def export_run(run: Run, formats: Sequence[str], out: str | Path, progress: Prog
 
 
 def report_run(run: Run, out: Path | None = None, evaluation: Path | None = None) -> Path:
-    """Write the HTML report, by default RUN/report.html."""
+    """Write the HTML report, by default RUN/report.html; returns its path.
+
+    evaluation: the JSON of `evaluate_labels(...).write_json`, to be shown in it. Raises `RunError` for a run that is not
+    finished, `SettingsError` for an evaluation that is no JSON.
+
+        >>> import terralabel as tl
+        >>> page = tl.report(tl.open_run("run"))  # doctest: +SKIP
+    """
     from terralabel.export.report import write_report
 
-    _finished(run, "report")
+    require_finished(run, "report on")
     scores = None
     if evaluation is not None:
         try:
@@ -322,5 +370,5 @@ def report_run(run: Run, out: Path | None = None, evaluation: Path | None = None
                 f"--evaluation {evaluation}: not a JSON file ({error}); make one with `terralabel evaluate labels --json`."
             ) from error
     final = out or run.path / "report.html"
-    write_report(run, final, evaluation=scores)
+    write_report(run, final, evaluation=scores, history=run.folder.history())
     return final
