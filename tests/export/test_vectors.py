@@ -151,6 +151,15 @@ def test_geojson_is_in_degrees(run, tmp_path):
     assert json.loads(masks.read_text())["features"][0]["properties"]["class_name"] == "water <&>"
 
 
+def test_geojson_has_no_geometry_where_a_projection_ends(painter, tmp_path):
+    beyond = Georeference((1e6, 0, 9e8, 0, -1e6, 9e8), "EPSG:3035")
+    run = painter.Run(tmp_path / "run").add(painter.scene(place=beyond), painter.masks(), painter.class_ids)
+    masks, _ = GeoJson().export(run, tmp_path)
+    features = json.loads(masks.read_text())["features"]
+    assert [f["geometry"] for f in features] == [None] * 4
+    assert [f["properties"]["area_m2"] for f in features] == [None] * 4
+
+
 def test_geojson_without_any_crs_is_refused(painter, tmp_path):
     run = painter.Run(tmp_path / "run").add(painter.scene(place=Georeference()), painter.masks(), painter.class_ids)
     with pytest.raises(RunError, match="geopackage or coco"):

@@ -55,7 +55,10 @@ def crs_groups(scenes: Iterable[Scene]) -> list[CrsGroup]:
 def _suffix(crs: CRS | None, index: int) -> str:
     if crs is None:
         return "no-crs"
-    authority = crs.to_authority()
+    code = crs.to_epsg()
+    if code is not None:
+        return f"epsg-{code}"
+    authority = crs.to_authority(min_confidence=100)
     return "-".join(authority).lower() if authority else f"crs{index + 1}"
 
 

@@ -240,8 +240,10 @@ def _write_geojson(final: Path, run: RunView, groups: list[CrsGroup], layer: str
 
             for batch in _batches(run, group, layer, outlines):
                 placed = shapely.from_wkb(batch.column("geometry").to_numpy(zero_copy_only=False))
-                geometry = shapely.to_geojson(shapely.orient_polygons(shapely.transform(placed, degrees)))
-                for row, shape in zip(batch.drop_columns(["geometry"]).to_pylist(), geometry, strict=True):
+                geometry = shapely.orient_polygons(shapely.transform(placed, degrees))
+                finite = np.isfinite(shapely.bounds(geometry)).all(axis=1)  # not where a projection ends
+                texts = np.where(finite, shapely.to_geojson(geometry), "null")
+                for row, shape in zip(batch.drop_columns(["geometry"]).to_pylist(), texts, strict=True):
                     properties = json.dumps(row, ensure_ascii=False)
                     file.write(f'{separator}{{"type": "Feature", "properties": {properties}, "geometry": {shape}}}')
                     separator = ",\n"
