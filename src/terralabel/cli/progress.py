@@ -32,7 +32,7 @@ class _Lines:
     def advance(self, amount: int = 1, note: str = "") -> None:
         self.done += amount
         now = time.monotonic()
-        if now - self.last >= self.interval:
+        if now - self.last >= self.interval and self.done < self.total:
             self.last = now
             self.say(self._line(now))
 
