@@ -366,15 +366,33 @@ def own(plan: TilePlan, masks: Masks, objects: np.ndarray, single: np.ndarray) -
     A mask with partners in other tiles is clipped to the core: each tile answers for its core, so the pieces of an object
     fit together without overlap. A mask without partner stays where no other core holds more of it; elsewhere it is dropped,
     for the tile there has looked too and said something else. One that stays is clipped where the window's inner borders cut
-    it; otherwise it is complete and keeps its whole extent. What has no pixel left is dropped.
+    it, and dropped if others cover most of what is left: half an object that no neighbour confirms is a guess, worth having
+    only where it is the only one. Otherwise it is complete and keeps its whole extent. What has no pixel left is dropped.
     """
     share = _shares(plan, masks)
     within, seen = share[:, 4], share.sum(1)
     keep = (within > 0) & (~single | (within == share.max(1)))
-    whole = keep & single & (within < seen) & ~_cut(plan, masks)
+    guess = keep & single & _cut(plan, masks)
+    whole = keep & single & (within < seen) & ~guess
+    if guess.any():
+        keep[guess] = 2 * _covered(plan, masks, np.flatnonzero(guess), np.flatnonzero(keep & ~guess)) < within[guess]
     which = np.flatnonzero(keep)
     area = np.where(whole, seen, within)[which]
     return Pieces(which.astype(np.int32), objects[which].astype(np.int32), whole[which], area)
+
+
+def _covered(plan: TilePlan, masks: Masks, which: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How many pixels that each mask of `which` has in the tile's core lie under at least one of `others`, (k,) int64."""
+    core = plan.core.relative_to(plan.window)
+    height, width = masks.size
+    covering = spans_of(masks, others, core)
+    edges = np.zeros(height * width + 1, dtype=np.int32)
+    np.add.at(edges, covering.column * height + covering.first, 1)
+    np.add.at(edges, covering.column * height + covering.stop, -1)
+    under = np.concatenate([[0], np.cumsum(np.cumsum(edges[:-1]) > 0)])  # covered pixels before each place
+    asked = spans_of(masks, which, core)
+    count = under[asked.column * height + asked.stop] - under[asked.column * height + asked.first]
+    return np.bincount(asked.owner, count, len(which)).astype(np.int64)
 
 
 def _cut(plan: TilePlan, masks: Masks) -> np.ndarray:
