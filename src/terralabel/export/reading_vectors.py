@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pyogrio
 import shapely
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from terralabel.core.classes import Classes
 from terralabel.core.objects import Objects
@@ -31,6 +32,20 @@ from terralabel.export.vectors import EXPORT_TABLE
 __all__ = ["VectorFile"]
 
 _BATCH = 4096
+#: What the libraries raise on files that are damaged or hold nonsense.
+_DAMAGED = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.FeatureError,
+    pa.ArrowException,
+    CRSError,
+    sqlite3.Error,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True)
@@ -81,14 +96,7 @@ class VectorFile:
                 self._read_export_table()
             self._layer = None if self._parquet else self._choose_layer()
             self.crs = self._read_crs()
-        except (
-            pyogrio.errors.DataSourceError,
-            pyogrio.errors.DataLayerError,
-            OSError,
-            ValueError,
-            KeyError,
-            sqlite3.Error,
-        ) as error:
+        except _DAMAGED as error:
             raise InputError(f"{self.path}: cannot be read ({' '.join(str(error).split())}).", "damaged") from error
         self._place = Placement(self.crs, self.scenes)
 
@@ -135,7 +143,7 @@ class VectorFile:
         """All features; a file that breaks off midway is refused, because its rest would count as deleted."""
         try:
             yield from self._features()
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError, OSError, pa.ArrowException) as error:
+        except _DAMAGED as error:
             raise InputError(f"{self.path}: breaks off ({' '.join(str(error).split())}).", "damaged") from error
 
     def _features(self) -> Iterator[_Feature]:
