@@ -184,3 +184,10 @@ def test_a_lonely_mask_stays_where_most_of_it_is_and_scene_borders_do_not_cut():
     wide = TilePlan("s:0:1", "s", 0, 1, Window(4, 0, 12, 8), Window(8, 0, 8, 8))
     minority = Masks.from_arrays([box(1, 1, 4, 2, (8, 12)), box(2, 3, 5, 2, (8, 12))])
     assert own(wide, minority, np.arange(2, dtype=np.int32), np.ones(2, bool)).mask.tolist() == [1]
+
+
+def test_half_an_object_stays_only_where_others_do_not_cover_it():
+    half, under, beside = box(3, 1, 7, 3), box(1, 0, 6, 5), box(3, 5, 3, 2)
+    objects, single = np.arange(2, dtype=np.int32), np.ones(2, bool)
+    assert own(LEFT, Masks.from_arrays([half, under]), objects, single).mask.tolist() == [1]
+    assert own(LEFT, Masks.from_arrays([half, beside]), objects, single).mask.tolist() == [0, 1]
