@@ -22,8 +22,10 @@ from terralabel.runs.progress import Progress
 
 __all__ = ["fit_extractor", "sample_tiles"]
 
-#: Pixels that the extractor is shown at most, about; at least one tile.
+#: Pixels that the extractor is shown at most, about; at least one window.
 _SAMPLE_PIXELS = 12_000_000
+#: Side of the windows it is shown: not the run's tile size, on which nothing it learns may depend.
+_SIDE = 512
 
 
 def fit_extractor(
@@ -37,7 +39,7 @@ def fit_extractor(
         return ""
     radiometry = hashlib.sha256(folder.radiometry_path.read_bytes()).hexdigest()
     inputs = [[scene.key, scene.sha256, scene.split] for scene in scenes]
-    how = [settings.tile_size, settings.overlap, settings.seed, settings.transductive, settings.sensor]
+    how = [settings.transductive, settings.sensor]
     name = digest(["extractor", 1, extractor.name, extractor.version, radiometry, inputs, how])
     path = folder.path / "parts" / "extractor" / f"all-{name}.npz"
     if not path.exists():
@@ -52,10 +54,10 @@ def fit_extractor(
 
 
 def sample_tiles(scenes: Sequence[Scene], settings: LabelSettings) -> list[TilePlan]:
-    """Tiles spread evenly over the data set (over train only where there are splits), about 12 megapixels of them."""
+    """Windows spread evenly over the data set (over train only where there are splits), about 12 megapixels of them."""
     train_only = any(scene.split == "train" for scene in scenes) and not settings.transductive
     chosen = [scene for scene in scenes if scene.split in (None, "train") or not train_only]
-    plans = [t for s in chosen for t in plan_tiles(s.key, s.width, s.height, settings.tile_size, settings.overlap)]
+    plans = [t for s in chosen for t in plan_tiles(s.key, s.width, s.height, _SIDE, 0)]
     mean = sum(plan.window.area for plan in plans) / len(plans)
     count = min(len(plans), max(1, round(_SAMPLE_PIXELS / mean)))
     return [plans[i] for i in np.linspace(0, len(plans) - 1, count).round().astype(int)]
