@@ -13,7 +13,7 @@ import terralabel as tl
 from terralabel.core.files import TEMPORARY_PREFIX
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.recipes.label import estimate, label
-from terralabel.recipes.run import Run, open_run
+from terralabel.recipes.run import Run, export_run, open_run, report_run
 from terralabel.recipes.settings import LabelSettings
 from tests.recipes.conftest import tree_hashes
 
@@ -224,6 +224,19 @@ def test_odd_sizes(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert sum(run.tile_counts.values()) == len(list(run.tiles("odd")))
     with rasterio.open(run.label_path("odd")) as labels:
         assert labels.shape == shape
+
+
+def test_an_image_without_any_valid_pixel_is_all_nodata(painted: Path, tmp_path: Path) -> None:
+    with rasterio.open(painted / "images" / "scene_1.tif") as source:
+        profile = source.profile
+    with rasterio.open(tmp_path / "void.tif", "w", **profile) as target:
+        target.write(np.zeros((3, profile["height"], profile["width"]), np.uint8))
+    run = label(tmp_path / "void.tif", tmp_path / "run", clusters=3, workers=0)
+    assert dict(run.tile_counts) == {"nodata": 1} and run.object_count() == 0 and not run.failures
+    with rasterio.open(run.label_path("void")) as labels:
+        assert (labels.read(1) == 255).all()
+    export_run(run, ["geotiff", "geopackage", "geoparquet", "coco", "yolo", "mmseg", "png"], tmp_path / "out")
+    assert report_run(run).is_file()
 
 
 def test_mmseg_folders_keep_their_split_and_fit_on_train_only(painted: Path, tmp_path: Path) -> None:

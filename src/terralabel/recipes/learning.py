@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,13 @@ def fit_extractor(
     if not path.exists():
         plans = sample_tiles(scenes, settings)
         progress.start("features", len(plans), "tiles sampled")
-        with threadpool_limits(1):
-            state = extractor.fit(_tiles(folder, settings, scenes, plans, progress)).state()
-        progress.finish()
+        try:
+            with threadpool_limits(1):
+                state = extractor.fit(_tiles(folder, settings, scenes, plans, progress)).state()
+        except InputError:  # no valid pixel among them: the extractor keeps its typical values
+            return ""
+        finally:
+            progress.finish()
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             np.savez(handle, **state)
     return name
@@ -69,12 +74,11 @@ def _tiles(
     """The tiles of `plans`; one that cannot be read is left out here and reported when its turn comes."""
     radiometry = load_radiometry(folder)
     source = {scene.key: scene.source for scene in scenes}
-    for plan in plans:
+    for scene, group in groupby(plans, key=lambda plan: plan.scene):
         try:
-            with radiometry.open(source[plan.scene], follow_vrt=settings.follow_vrt) as raster:
-                tile = read_tile(raster, plan, radiometry)
+            with radiometry.open(source[scene], follow_vrt=settings.follow_vrt) as raster:
+                for plan in group:
+                    yield read_tile(raster, plan, radiometry)
+                    progress.advance()
         except InputError:
             continue
-        finally:
-            progress.advance()
-        yield tile
