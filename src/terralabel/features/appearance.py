@@ -11,7 +11,7 @@ from terralabel.contracts import Encoded
 from terralabel.core import rle
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
-from terralabel.errors import ContractError, InputError
+from terralabel.errors import ContractError
 from terralabel.features.maps import pixel_maps, surroundings
 from terralabel.features.regions import Regions
 
@@ -124,11 +124,11 @@ class Appearance:
         """An extractor that knows the middle and spread of each measurement over squares of some tiles of the data set.
 
         A spread never leaves a quarter to four times the typical one, so that a flat data set is not blown up to noise.
-        Shapes of squares say nothing: their scale stays the typical one. Raises `InputError` without a valid pixel.
+        Shapes of squares say nothing: their scale stays the typical one. Without a valid pixel there is nothing to learn.
         """
         measured = [measure(tile, _squares(tile)) for tile in tiles if tile.valid.any()]
         if not measured:
-            raise InputError("appearance: expected at least one tile with valid pixels to fit on, got none.", "no-pixels")
+            return Appearance()
         found = {name: np.concatenate([m[name] for m in measured]) for name in measured[0]}
         values = np.concatenate(list(found.values()), axis=1)
         _, middle, spread = _columns(found)
