@@ -48,8 +48,8 @@ def change_clusters(
     for a run that is not finished.
 
         >>> import terralabel as tl
-        >>> run = tl.open_run("run")  # doctest: +SKIP
-        >>> print(tl.clusters(run, "merge", ["3", "17"], name="building"))  # doctest: +SKIP
+        >>> run = tl.open_run("run")
+        >>> table = tl.change_clusters(run, "merge", ["3", "5"], name="building")
     """
     progress = progress or Silent()
     actions: Mapping[str, Callable[[], Classes]] = {
@@ -194,7 +194,7 @@ def align_run(
     truth that mean "no label". Raises `RunError` for a run that is not finished, `InputError` when no image has truth.
 
         >>> import terralabel as tl
-        >>> print(tl.align(tl.open_run("run"), "truth", names="1=building,2=road"))  # doctest: +SKIP
+        >>> table = tl.align_run(tl.open_run("run"), "truth", names="1=building,2=road")
     """
     progress = progress or Silent()
     require_finished(run, "align")
@@ -294,7 +294,9 @@ def import_file(run: Run, file: str | Path, *, author: str = "", progress: Progr
     for a run that is not finished, `InputError` for a file that is none of these.
 
         >>> import terralabel as tl
-        >>> print(tl.import_corrections(tl.open_run("run"), "corrected.gpkg").text)  # doctest: +SKIP
+        >>> outcome = tl.import_file(tl.open_run("run"), "corrected.gpkg", author="ada")
+        >>> outcome.refused
+        0
     """
     progress = progress or Silent()
     require_finished(run, "correct")

@@ -24,8 +24,8 @@ def evaluate_labels(
     `InputError` for masks that cannot be compared, `RunError` for a run that is not finished.
 
         >>> import terralabel as tl
-        >>> scores = tl.evaluate_labels("run", "truth")  # doctest: +SKIP
-        >>> print(scores.miou, scores.matching)  # doctest: +SKIP
+        >>> scores = tl.evaluate_labels("run", "truth", match="hungarian")
+        >>> scores.write_json("scores.json")
     """
     if not isinstance(source, Run) and not RunFolder(source).exists:
         return evaluate_folders(source, truth, ignore=ignore, match=match)

@@ -51,7 +51,9 @@ def label(
     inputs and tiles that fail are rows of the run (`run.failures`), never exceptions.
 
         >>> import terralabel as tl
-        >>> run = tl.label("images", "run", clusters=12)  # doctest: +SKIP
+        >>> run = tl.label("images", "run", clusters=12)
+        >>> run.finished
+        True
     """
     paths = [sources] if isinstance(sources, (str, Path)) else list(sources)
     return label_settings(paths, Path(out), LabelSettings(**settings), overwrite=overwrite, progress=progress)

@@ -313,8 +313,9 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """Open a run folder, finished or not; `RunError` when it is none or of another version.
 
-    >>> import terralabel as tl
-    >>> print(tl.open_run("run").summary())  # doctest: +SKIP
+        >>> import terralabel as tl
+        >>> tl.open_run("run").finished
+        True
     """
     return Run(RunFolder(path))
 
@@ -332,7 +333,7 @@ def export_run(run: Run, formats: Sequence[str], out: str | Path, progress: Prog
     finished, `SpaceError` when the disk is full.
 
         >>> import terralabel as tl
-        >>> files = tl.export(tl.open_run("run"), ["geopackage", "coco"], "exported")  # doctest: +SKIP
+        >>> files = tl.export_run(tl.open_run("run"), ["geopackage", "coco"], "exported")
     """
     progress = progress or Silent()
     if not formats:
@@ -356,7 +357,7 @@ def report_run(run: Run, out: Path | None = None, evaluation: Path | None = None
     finished, `SettingsError` for an evaluation that is no JSON.
 
         >>> import terralabel as tl
-        >>> page = tl.report(tl.open_run("run"))  # doctest: +SKIP
+        >>> page = tl.report_run(tl.open_run("run"))
     """
     from terralabel.export.report import write_report
 
