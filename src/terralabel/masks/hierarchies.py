@@ -20,6 +20,10 @@ __all__ = ["FEATURES", "TREES", "Nodes", "Tree", "build_trees", "describe"]
 TREES = ("border", "surface", "mixed", "area")
 #: Edge weight and area of what is invalid: it joins last.
 NEVER = 1e9
+#: A parent larger by more than this (natural logarithm) says nothing about a node: it reaches too far away.
+FAR_PARENT = 3.0
+#: Nor does a node of another tree that is larger than five times.
+LEAST_AGREEMENT = 0.2
 
 FEATURES = (
     "log_area", "compactness", "box_fill", "rectangle_fill", "log_elongation", "log_regions",
@@ -261,7 +265,10 @@ def _family(tree: Tree, n: int, area: np.ndarray, mean: np.ndarray) -> list[np.n
     away = np.minimum(_length(mean - mean[up]), 200)
     altitude = np.clip(tree.altitude, 0, 1e7)
     rise = _log(altitude[up] + 1) - _log(altitude + 1)
-    return [_log(altitude + 1), rise, np.minimum(_log(area[up] / area), 8), away, largest, split, sibling]
+    growth = _log(area[up] / area)
+    far = growth > FAR_PARENT
+    away, sibling = np.where(far, 0, away), np.where(far, 0, sibling)
+    return [_log(altitude + 1), rise, np.minimum(growth, FAR_PARENT), away, largest, split, sibling]
 
 
 def _box_up(tree: Tree, box: np.ndarray) -> np.ndarray:
@@ -282,4 +289,4 @@ def _agreement(tree: Tree, area: np.ndarray, other: Tree, other_area: np.ndarray
     low = hg.accumulate_sequential(tree.higra, place, hg.Accumulators.min).astype(np.int64)
     high = hg.accumulate_sequential(tree.higra, place, hg.Accumulators.max).astype(np.int64)
     holder = other.higra.lowest_common_ancestor(other.order[low], other.order[high])
-    return area / np.maximum(other_area[holder], 1.0)
+    return np.maximum(area / np.maximum(other_area[holder], 1.0), LEAST_AGREEMENT)

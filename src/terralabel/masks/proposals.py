@@ -65,22 +65,17 @@ def members(forest: Forest, which: np.ndarray) -> sparse.csr_matrix:
     return sparse.csr_matrix((ones, order[position], bounds), shape=(len(which), forest.regions.n))
 
 
-def suppress(sets: sparse.csr_matrix, area: np.ndarray, score: np.ndarray, threshold: float, fixed: np.ndarray) -> np.ndarray:
-    """Greedy suppression of near-duplicates, (k,) bool: best first, each drops all others whose IoU with it is over `threshold`.
-
-    Sets marked in `fixed` (k,) bool always stay, and drop only those that are all but the same (IoU over .9).
-    """
-    region_area = sparse.diags(area)
-    shared = (sets @ region_area @ sets.T).tocsr()
+def suppress(sets: sparse.csr_matrix, area: np.ndarray, score: np.ndarray, threshold: float) -> np.ndarray:
+    """Greedy suppression of near-duplicates, (k,) bool: best first, each drops all others whose IoU with it is over `threshold`."""
+    shared = (sets @ sparse.diags(area) @ sets.T).tocsr()
     size = np.asarray(sets @ area)
     row = np.repeat(np.arange(len(size)), np.diff(shared.indptr))
     overlap = shared.data / (size[row] + size[shared.indices] - shared.data)
-    alive = np.ones(len(size), dtype=bool)
-    limit = np.where(fixed, max(threshold, 0.9), threshold)
-    close = (overlap > limit[row]) & (row != shared.indices) & ~fixed[shared.indices]
+    close = (overlap > threshold) & (row != shared.indices)
     bounds = np.concatenate([[0], np.cumsum(np.bincount(row[close], minlength=len(size)))])
     rivals = shared.indices[close]
-    for i in np.lexsort((-score, ~fixed)):
+    alive = np.ones(len(size), dtype=bool)
+    for i in np.argsort(-score, kind="stable"):
         if alive[i] and bounds[i] < bounds[i + 1]:
             alive[rivals[bounds[i] : bounds[i + 1]]] = False
     return alive

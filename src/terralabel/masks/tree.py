@@ -26,6 +26,8 @@ from terralabel.masks.regions import find_regions
 
 __all__ = ["TreeMasks"]
 
+#: Proposals up to this many times the base size take the place of the base partition.
+COVER = 16
 _AGREEMENT = [FEATURES.index(f"agreement_{i}") for i in (1, 2, 3)]
 
 
@@ -33,16 +35,16 @@ _AGREEMENT = [FEATURES.index(f"agreement_{i}") for i in (1, 2, 3)]
 class TreeMasks:
     """The weight-free mask backend.
 
-    min_size         masks smaller than this many pixels are not proposed (the base partition may hold smaller ones at invalid pixels)
+    min_size         masks smaller than this many pixels are not proposed (those that fill holes may be smaller, at invalid pixels)
     score_thresh     masks whose expected IoU with an object is lower are not proposed
     nms_thresh       of two masks whose IoU is higher only the better one is kept
-    base_size        regions of the base partition, which covers every valid pixel, have at least this many pixels
+    base_size        where nothing is proposed, masks of at least this many pixels see to it that every valid pixel has one
     """
 
     min_size: int = 48
-    score_thresh: float = 0.2
+    score_thresh: float = 0.18
     nms_thresh: float = 0.7
-    base_size: int = 256
+    base_size: int = 512
 
     name = "tree"
     version = "1"
@@ -72,18 +74,18 @@ class TreeMasks:
         forest = _forest(encoded)
         if forest is None:
             return Masks.empty(encoded.tile.size)
+        proposed = self._proposals(forest)
+        which = np.concatenate([proposed, _fillers(forest, proposed, self.base_size)])
+        which = which[np.argsort(-forest.score[which], kind="stable")]
+        sets = members(forest, which)
+        return sets_to_masks(forest.regions, sets, forest.nodes.box[which], forest.score[which], _stability(forest, which))
+
+    def _proposals(self, forest: Forest) -> np.ndarray:
+        """Indices of the nodes worth proposing: over the threshold, best of their like in their own tree and across trees."""
         nodes = forest.nodes
         worth = nodes.valid & (nodes.area >= self.min_size) & (forest.score >= self.score_thresh)
-        base = base_partition(forest, self.base_size)
-        worth[base] = False
-        proposed = np.flatnonzero(peaks(forest, worth, max(self.nms_thresh, 0.8)))
-        which = np.concatenate([base, proposed])
-        fixed = np.arange(len(which)) < len(base)
-        sets = members(forest, which)
-        alive = np.flatnonzero(suppress(sets, forest.regions.area, forest.score[which], self.nms_thresh, fixed))
-        alive = alive[np.argsort(-forest.score[which[alive]], kind="stable")]
-        kept = which[alive]
-        return sets_to_masks(forest.regions, sets[alive], nodes.box[kept], forest.score[kept], _stability(forest, kept))
+        peak = np.flatnonzero(peaks(forest, worth, max(self.nms_thresh, 0.8)))
+        return peak[suppress(members(forest, peak), forest.regions.area, forest.score[peak], self.nms_thresh)]
 
     def predict(
         self,
@@ -124,6 +126,18 @@ def _forest(encoded: Encoded) -> Forest | None:
     if encoded.state is not None and not isinstance(encoded.state, Forest):
         raise ContractError(f"tree: expected an Encoded made by tree.encode, got the state {type(encoded.state).__name__}.")
     return encoded.state
+
+
+def _fillers(forest: Forest, proposed: np.ndarray, base_size: int) -> np.ndarray:
+    """Indices of the nodes of the base partition where the proposals leave a valid pixel without a mask.
+
+    Only proposals of at most `COVER` times the base size count, so that what is far away has no say.
+    """
+    small = proposed[forest.nodes.area[proposed] <= COVER * base_size]
+    bare = np.ones(forest.regions.n)
+    bare[members(forest, small).indices] = 0
+    base = np.setdiff1d(base_partition(forest, base_size), proposed)
+    return base[members(forest, base) @ bare > 0]
 
 
 def _stability(forest: Forest, which: np.ndarray) -> np.ndarray:
