@@ -1,0 +1,71 @@
+"""A run as people and exporters see it: crops without opening a file for each, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from terralabel.core.grid import Window
+from terralabel.errors import InputError, RunError
+from terralabel.imagery.radiometry import Radiometry
+from terralabel.recipes.run import Run, open_run, report_run, require_finished
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Every raster that was opened, in order."""
+    rasters: list = []
+    real = Radiometry.open
+
+    def note(self: Radiometry, path: Path, **how: bool) -> object:
+        rasters.append(real(self, path, **how))
+        return rasters[-1]
+
+    monkeypatch.setattr(Radiometry, "open", note)
+    return rasters
+
+
+def test_crops_of_a_scene_open_it_once_and_one_image_stays_open(run: Run, opened: list) -> None:
+    first, second = (scene.key for scene in run.scenes[:2])
+    whole = run.read_rgb(first, Window(0, 0, 160, 160))
+    assert np.array_equal(run.read_rgb(first, Window(30, 40, 20, 10)), whole[40:50, 30:50])
+    assert run.read_rgb(first, Window(0, 0, 160, 160), 40).shape == (40, 40, 3)
+    assert len(opened) == 1 and not opened[0]._dataset.closed
+    run.read_rgb(second, Window(0, 0, 8, 8))
+    assert len(opened) == 2 and opened[0]._dataset.closed and not opened[1]._dataset.closed
+    run.close()
+    assert opened[1]._dataset.closed
+    assert np.array_equal(run.read_rgb(first, Window(0, 0, 160, 160)), whole), "a closed run can be read again"
+
+
+def test_an_image_that_cannot_be_read_is_not_kept_open(run: Run, opened: list) -> None:
+    with pytest.raises(InputError):
+        run.read_rgb(run.scenes[0].key, Window(100, 100, 100, 100))
+    assert opened[0]._dataset.closed
+
+
+def test_the_report_tells_how_the_run_was_made(run: Run, tmp_path: Path) -> None:
+    page = report_run(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert run.folder.history()[0]["time"] in page
+
+
+def test_an_unfinished_run_is_refused_by_what_was_to_be_done(run: Run) -> None:
+    require_finished(run, "export")
+    manifest = json.loads(run.folder.manifest_path.read_text())
+    run.folder.manifest_path.write_text(json.dumps({**manifest, "finished": False}))
+    with pytest.raises(RunError, match=r"is not finished, nothing to export: run the same `terralabel label` command"):
+        require_finished(open_run(run.path), "export")
+
+
+def test_failures_are_listed_or_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from terralabel.recipes.ingest import Failure
+
+    assert "failed" not in run.summary() and "failed" not in run.summary(list_failures=False)
+    run.failed_sources = tuple(Failure(f"{i}.tif", "corrupt", f"image {i} is\ndamaged") for i in range(12))
+    listed = run.summary()
+    assert "0.tif: image 0 is damaged\n" in listed and "9.tif" in listed and "10.tif" not in listed and "2 more" in listed
+    counted = run.summary(list_failures=False)
+    assert "12 inputs and 0 tiles" in counted and ".tif: " not in counted
