@@ -162,7 +162,7 @@ def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
             layout.mask_paths(group),
             layout.feature_paths(group),
             layout.link_paths(group),
-            layout.pieces_path(group),
+            layout.painted_path(group),
             layout.objects_path(group),
             layout.object_features_path(group),
         )
@@ -187,8 +187,8 @@ def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Pro
 def _training_features(layout: Layout) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """Features of the objects that clusters are fitted on, with their weights: all, or train only where there are splits.
 
-    An object weighs the square root of its area: by count alone, the many small ones would take most clusters; by area,
-    the background would (docs/features.md has the figures).
+    An object weighs the square root of the pixels that show it: by count alone, the many small ones would take most
+    clusters; by area, the background would (docs/features.md has the figures).
     """
     splits = {scene.split for group in layout.groups for scene in group.scenes}
     train_only = "train" in splits and not layout.settings.transductive
@@ -196,12 +196,12 @@ def _training_features(layout: Layout) -> Iterable[tuple[np.ndarray, np.ndarray]
         wanted = np.array([scene.split in (None, "train") or not train_only for scene in group.scenes])
         if not wanted.any():
             continue
-        owners = iterate_part(layout.objects_path(group), ["scene", "area"])
+        owners = iterate_part(layout.objects_path(group), ["scene", "seen"])
         for rows, batch in zip(owners, iterate_part(layout.object_features_path(group)), strict=True):
             keep = wanted[np.asarray(rows["scene"])]
             features = np.asarray(batch["feature"])
             if features.shape[1] and keep.any():
-                yield features[keep], np.sqrt(np.asarray(rows["area"])[keep]).astype(np.float32)
+                yield features[keep], np.sqrt(np.asarray(rows["seen"])[keep]).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------------------------ manifest

@@ -23,7 +23,7 @@ from terralabel.runs.folder import RunFolder, digest
 __all__ = ["Backends", "Layout", "recorded"]
 
 #: Code versions of the stages: raise one whenever the stage's output for the same input changes.
-_CODE = {"masks": 1, "features": 1, "links": 1, "objects": 1, "clusters": 1, "assigned": 1, "labels": 1}
+_CODE = {"masks": 1, "features": 1, "links": 1, "objects": 2, "clusters": 2, "assigned": 1, "labels": 1}
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ class Layout:
         """Their features, row for row."""
         return self.folder.part_path("object-features", group.name, self._objects_digest(group))
 
-    def pieces_path(self, group: Group) -> Path:
-        """What each tile contributes to the objects."""
-        return self.folder.part_path("pieces", group.name, self._objects_digest(group))
+    def painted_path(self, group: Group) -> Path:
+        """Which object each pixel shows."""
+        return self.folder.part_path("painted", group.name, self._objects_digest(group))
 
     def assigned_path(self, group: Group) -> Path:
         """Cluster and certainty of each object, row for row."""
@@ -222,7 +222,7 @@ class Layout:
             paths.add(self.extractor_path())  # type: ignore[arg-type]
         for group in self.groups:
             paths |= {*self.mask_paths(group), *self.feature_paths(group), *self.link_paths(group)}
-            paths |= {self.objects_path(group), self.object_features_path(group), self.pieces_path(group)}
+            paths |= {self.objects_path(group), self.object_features_path(group), self.painted_path(group)}
             paths |= {self.assigned_path(group), self.marker_path(group, classes, corrections)}
         return paths
 

@@ -12,14 +12,9 @@ import numpy as np
 from terralabel import registry
 from terralabel.core.classes import IGNORE, Classes
 from terralabel.core.files import atomic_path
-from terralabel.core.grid import TilePlan, Window
-from terralabel.core.masks import Masks
+from terralabel.core.grid import Window
 from terralabel.core.scene import Scene
-from terralabel.labels.paint import paint_core
-from terralabel.labels.stitch import Pieces
-from terralabel.recipes.mask_store import MaskStore
 from terralabel.recipes.plan import Group
-from terralabel.recipes.stitching import read_pieces, scene_tiles
 from terralabel.runs.parts import iterate_part, read_notes, read_part, write_part
 
 __all__ = [
@@ -116,10 +111,8 @@ def assign_group(job: AssignJob) -> dict[str, Any]:
 class PaintJob:
     """The label rasters of a group's scenes."""
 
-    run: Path
     group: Group
-    mask_paths: tuple[Path, ...]
-    pieces: Path
+    painted: Path
     objects: Path
     assigned: Path
     classes: Classes
@@ -134,49 +127,52 @@ def paint_group(job: PaintJob) -> dict[str, Any]:
     from terralabel.export.rasters import write_label_raster
 
     corrections = load_corrections(job.corrections)
-    blocks = _ClassBlocks(job)
     for stale in sorted(job.marker.parent.glob(f"{job.group.name}-*.parquet")):
         stale.unlink()  # it speaks of rasters that are about to be replaced
-    for index, (scene, tiles) in enumerate(scene_tiles(job.group)):
-        stream = (
-            (window, apply_to_raster(block, window, corrections.of(scene.key)))
-            for window, block in blocks.of_scene(index, scene, tiles, job.classes.of_cluster)
+    for (scene, blocks), final in zip(_blocks(job, job.classes.of_cluster), job.labels, strict=True):
+        mine = corrections.of(scene.key)
+        write_label_raster(
+            final, scene, job.classes, ((window, apply_to_raster(block, window, mine)) for window, block in blocks)
         )
-        write_label_raster(job.labels[index], scene, job.classes, stream)
     write_part(job.marker, {"scene": np.arange(len(job.labels), dtype=np.int32)}, {})
     return {"pixels": sum(s.width * s.height for s in job.group.scenes)}
 
 
-class _ClassBlocks:
-    """Painted cores of a group's tiles, one after the other."""
+def cluster_blocks(job: PaintJob) -> Iterator[tuple[Scene, Iterator[tuple[Window, np.ndarray]]]]:
+    """Each scene of a group with its cluster ids (-1 for none), tile core by tile core."""
+    return _blocks(job, None)
 
-    def __init__(self, job: PaintJob) -> None:
-        self.masks = MaskStore(job.mask_paths)
-        self.pieces = read_pieces(job.pieces)
-        self.numbers = read_notes(job.objects)["numbers"]
-        part = read_part(job.objects, ["scene", "number", "area"]).columns
-        self.scene, self.number, self.area = (np.asarray(part[name]) for name in ("scene", "number", "area"))
-        self.cluster = np.asarray(read_part(job.assigned, ["cluster"]).columns["cluster"])
 
-    def of_scene(
-        self, index: int, scene: Scene, tiles: list[tuple[int, int, TilePlan]], table: Mapping[int, int] | None
-    ) -> Iterator[tuple[Window, np.ndarray]]:
-        """(window, class ids) of each tile's core; with `table` None, cluster ids (-1 where there is none)."""
-        rows = self.scene == index
-        values = np.full(self.numbers[index], IGNORE if table is not None else -1, dtype=np.int32)
-        values[self.number[rows]] = _looked_up(self.cluster[rows], table)
-        areas = np.zeros(self.numbers[index], dtype=np.int64)
-        areas[self.number[rows]] = self.area[rows]
-        place = {(plan.row, plan.column): k for k, (_, _, plan) in enumerate(tiles)}
-        for _, _, plan in tiles:
-            near = [place.get((plan.row + down, plan.column + right)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-            around = [self._tile(*tiles[k]) for k in near if k is not None]
-            fill = IGNORE if table is not None else -1
-            yield plan.core, paint_core(plan, around, values, areas, fill=fill, dtype=np.int32)
+def _blocks(job: PaintJob, table: Mapping[int, int] | None) -> Iterator[tuple[Scene, Iterator[tuple[Window, np.ndarray]]]]:
+    """Each scene of a group with its painted pixels looked up: class ids by `table`, or cluster ids without one.
 
-    def _tile(self, shard: int, position: int, plan: TilePlan) -> tuple[TilePlan, Masks, Pieces]:
-        nothing = Pieces(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, bool, np.int64)))
-        return plan, self.masks.shard(shard)[position], self.pieces.get((shard, position), nothing)
+    The scenes come in the order of the group and each must be used up before the next.
+    """
+    columns = read_part(job.objects, ["scene", "number"]).columns
+    owner, number = np.asarray(columns["scene"]), np.asarray(columns["number"])
+    values = _looked_up(np.asarray(read_part(job.assigned, ["cluster"]).columns["cluster"]), table)
+    counts = read_notes(job.objects)["numbers"]
+    rows = iterate_part(job.painted, rows=1)
+    waiting: list[Mapping[str, Any]] = []
+    for index, scene in enumerate(job.group.scenes):
+        of_number = np.full(counts[index] + 1, -1 if table is None else IGNORE, dtype=np.int32)  # the last: no object
+        of_number[number[owner == index]] = values[owner == index]
+        yield scene, _scene_blocks(index, of_number, rows, waiting)
+
+
+def _scene_blocks(
+    index: int, of_number: np.ndarray, rows: Iterator[Mapping[str, Any]], waiting: list[Mapping[str, Any]]
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """The rows of one scene; the first row of the next one goes into `waiting`."""
+    while True:
+        row = waiting.pop() if waiting else next(rows, None)
+        if row is None:
+            return
+        if int(row["scene"][0]) != index:
+            waiting.append(row)
+            return
+        core = Window(*(int(v) for v in row["core"][0]))
+        yield core, of_number[row["number"].values].reshape(core.height, core.width)
 
 
 def _looked_up(clusters: np.ndarray, table: Mapping[int, int] | None) -> np.ndarray:
@@ -186,10 +182,3 @@ def _looked_up(clusters: np.ndarray, table: Mapping[int, int] | None) -> np.ndar
     for cluster, class_id in table.items():
         lut[cluster] = class_id
     return lut[np.where(clusters < 0, len(lut) - 1, clusters)]
-
-
-def cluster_blocks(job: PaintJob) -> Iterator[tuple[Scene, Iterator[tuple[Window, np.ndarray]]]]:
-    """Each scene of a group with its painted cluster ids, tile core by tile core: what `align` counts."""
-    blocks = _ClassBlocks(job)
-    for index, (scene, tiles) in enumerate(scene_tiles(job.group)):
-        yield scene, blocks.of_scene(index, scene, tiles, None)

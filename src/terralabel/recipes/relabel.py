@@ -173,10 +173,8 @@ def paint_job(layout: Layout, group_name: str) -> PaintJob:
         layout.folder.classes_path.read_text(encoding="utf-8") if layout.folder.classes_path.is_file() else Classes().to_json()
     )
     return PaintJob(
-        layout.folder.path,
         group,
-        layout.mask_paths(group),
-        layout.pieces_path(group),
+        layout.painted_path(group),
         layout.objects_path(group),
         layout.assigned_path(group),
         Classes.from_json(text),

@@ -313,9 +313,9 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """Open a run folder, finished or not; `RunError` when it is none or of another version.
 
-        >>> import terralabel as tl
-        >>> tl.open_run("run").finished
-        True
+    >>> import terralabel as tl
+    >>> tl.open_run("run").finished
+    True
     """
     return Run(RunFolder(path))
 

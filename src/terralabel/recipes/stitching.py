@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from terralabel.core.grid import TilePlan
+from terralabel.core.grid import TilePlan, Window
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
-from terralabel.labels.objects import assemble, feature_of_objects, last_tiles
+from terralabel.labels.objects import assemble, feature_of_objects, last_tiles, object_areas
+from terralabel.labels.paint import paint_core
 from terralabel.labels.stitch import Pieces, alone, link, neighbours, own, resolve
 from terralabel.recipes.mask_store import MaskStore
 from terralabel.recipes.plan import Group
 from terralabel.runs.parts import Part, Ragged, read_part, stream_part, write_part
 
-__all__ = ["LinkJob", "ObjectJob", "gather_objects", "link_shard", "read_pieces", "scene_tiles"]
+__all__ = ["LinkJob", "ObjectJob", "gather_objects", "link_shard", "scene_tiles"]
 
 
 @dataclass(frozen=True)
@@ -80,48 +81,73 @@ class ObjectJob:
     mask_paths: tuple[Path, ...]
     feature_paths: tuple[Path, ...]
     link_paths: tuple[Path, ...]  # none where every scene is one tile
-    pieces: Path
+    painted: Path
     objects: Path
     features: Path
 
     @property
     def is_done(self) -> bool:
         """True when all three parts are there."""
-        return self.pieces.exists() and self.objects.exists() and self.features.exists()
+        return self.painted.exists() and self.objects.exists() and self.features.exists()
 
 
 def gather_objects(job: ObjectJob) -> dict[str, Any]:
-    """Write three parts: pieces (per tile), objects (streamed, scene after scene) and their features, row for row."""
+    """Write three parts, streamed scene after scene: which object each pixel shows, the objects, and their features.
+
+    Objects and features are row for row; a row of the painted part is the core of one tile.
+    """
     masks = MaskStore(job.mask_paths)
     vectors = _FeatureStore(job.feature_paths)
-    numbers: list[int] = []
-    counts: list[int] = []
-    piece_parts: list[tuple[int, int, Pieces]] = []
-    object_notes: dict[str, Any] = {"numbers": numbers, "rows": counts}
-    with stream_part(job.objects, object_notes) as append, stream_part(job.features, {}) as append_features:
-        append(_object_columns(0, Objects(**_no_objects())))
-        append_features({"feature": np.zeros((0, vectors.width), np.float32)})
+    notes: dict[str, Any] = {"numbers": [], "rows": []}
+    with (
+        stream_part(job.painted, {}) as paint,
+        stream_part(job.objects, notes) as append,
+        stream_part(job.features, {}) as measure,
+    ):
+        paint(
+            {
+                "scene": np.zeros(0, np.int32),
+                "core": np.zeros((0, 4), np.int64),
+                "number": Ragged(np.zeros(0, np.int32), np.zeros(1, int)),
+            }
+        )
+        append(_object_columns(0, Objects(**_no_objects()), np.zeros(0, np.int64)))
+        measure({"feature": np.zeros((0, vectors.width), np.float32)})
         for index, (scene, tiles) in enumerate(scene_tiles(job.group)):
             found = _stitched(tiles, masks, _links_of(job, index, tiles))
-            piece_parts += [(s, i, pieces) for (s, i, _), pieces in zip(tiles, found.pieces, strict=True)]
-            numbers.append(len(found.last))
+            seen = np.zeros(len(found.last), dtype=np.int64)
+            for core, numbers in _paint(tiles, masks, found):
+                seen += np.bincount(numbers[numbers >= 0], minlength=len(seen))
+                row = {"scene": np.array([index], np.int32), "core": np.array([[core.x, core.y, core.width, core.height]])}
+                paint({**row, "number": Ragged(numbers.ravel(), np.array([0, numbers.size]))})
             rows = 0
             stream = ((plan, masks.shard(s)[i], pieces) for (s, i, plan), pieces in zip(tiles, found.pieces, strict=True))
             for batch in assemble(scene.key, stream, found.last, first_id=0):
-                append(_object_columns(index, batch))
+                append(_object_columns(index, batch, seen[batch.id]))
                 rows += len(batch)
-            counts.append(rows)
+            notes["numbers"].append(len(found.last))
+            notes["rows"].append(rows)
             parts = ((vectors.tile(s, i), pieces) for (s, i, _), pieces in zip(tiles, found.pieces, strict=True))
             for _, means in feature_of_objects(parts, found.last):
-                append_features({"feature": means})
-    _write_pieces(job.pieces, piece_parts)
-    return {"objects": sum(counts)}
+                measure({"feature": means})
+    return {"objects": sum(notes["rows"])}
 
 
 @dataclass(frozen=True)
 class _Stitched:
     pieces: list[Pieces]
     last: np.ndarray
+
+
+def _paint(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore, found: _Stitched) -> Iterator[tuple[Window, np.ndarray]]:
+    """(core, object number of each of its pixels, -1 for none): largest objects first, guests from next door included."""
+    areas = object_areas(found.pieces, len(found.last))
+    numbers = np.arange(len(areas), dtype=np.int32)
+    place = {(plan.row, plan.column): k for k, (_, _, plan) in enumerate(tiles)}
+    for _, _, plan in tiles:
+        near = [place.get((plan.row + down, plan.column + right)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+        around = [(tiles[k][2], masks.shard(tiles[k][0])[tiles[k][1]], found.pieces[k]) for k in near if k is not None]
+        yield plan.core, paint_core(plan, around, numbers, areas, fill=-1, dtype=np.int32)
 
 
 def _stitched(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore, links: tuple[np.ndarray, np.ndarray]) -> _Stitched:
@@ -178,7 +204,7 @@ class _FeatureStore:
         return np.asarray(self._part.columns["feature"])[ends[position] - self._part.notes["counts"][position] : ends[position]]
 
 
-def _object_columns(scene: int, batch: Objects) -> dict[str, np.ndarray | Ragged]:
+def _object_columns(scene: int, batch: Objects, seen: np.ndarray) -> dict[str, np.ndarray | Ragged]:
     return {
         "scene": np.full(len(batch), scene, dtype=np.int32),
         "number": batch.id.astype(np.int32),
@@ -186,6 +212,7 @@ def _object_columns(scene: int, batch: Objects) -> dict[str, np.ndarray | Ragged
         "stability_score": batch.stability_score,
         "bbox": batch.bbox,
         "area": batch.area,
+        "seen": seen,
         "runs": Ragged(batch.runs, batch.offsets),
     }
 
@@ -201,26 +228,3 @@ def _no_objects() -> dict[str, Any]:
     nothing |= {name: np.zeros(0, np.float32) for name in ("score", "predicted_iou", "stability_score")}
     nothing |= {name: np.zeros(0, np.int32) for name in ("cluster_id", "class_id")}
     return {**nothing, "runs": np.zeros(0, np.uint32), "offsets": np.zeros(1, np.int64)}
-
-
-def _write_pieces(path: Path, parts: list[tuple[int, int, Pieces]]) -> None:
-    columns = {
-        "shard": np.repeat(np.array([s for s, _, _ in parts], np.int32), [len(p) for _, _, p in parts]),
-        "tile": np.repeat(np.array([i for _, i, _ in parts], np.int32), [len(p) for _, _, p in parts]),
-    }
-    for name in ("mask", "object", "whole", "area"):
-        columns[name] = np.concatenate([getattr(p, name) for _, _, p in parts])
-    write_part(path, columns, {})
-
-
-def read_pieces(path: Path) -> dict[tuple[int, int], Pieces]:
-    """(shard position, position in the shard) -> the tile's pieces; tiles without pieces are absent."""
-    columns = {name: np.asarray(column) for name, column in read_part(path).columns.items()}
-    code = columns["shard"].astype(np.int64) * (1 << 32) + columns["tile"]
-    keys, first = np.unique(code, return_index=True)  # rows are grouped by tile
-    bounds = np.append(np.sort(first), len(code))
-    out = {}
-    for key, low in zip(keys.tolist(), first.tolist(), strict=True):
-        rows = slice(low, int(bounds[np.searchsorted(bounds, low) + 1]))
-        out[key >> 32, key & 0xFFFFFFFF] = Pieces(*(columns[name][rows] for name in ("mask", "object", "whole", "area")))
-    return out
