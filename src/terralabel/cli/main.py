@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import typer
 
@@ -50,24 +54,46 @@ def _root(
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit code 0: all good; 2: finished, but some inputs failed; 1: failed; 130: interrupted."""
-    raise SystemExit(_run(arguments))
+    """Entry point. Exit code 0: all good; 2: finished, but some inputs failed; 1: failed; 130: Ctrl-C; 143: SIGTERM."""
+    with _sigterm_as_interrupt() as received:
+        code = _run(arguments, received)
+    raise SystemExit(code)
 
 
-def _run(arguments: list[str] | None) -> int:
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[list[int]]:
+    """SIGTERM ends the work in the order of Ctrl-C; yields the list that will hold what was received."""
+    received: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: signals are the caller's business
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: list[str] | None, received: list[int]) -> int:
     from terralabel.errors import TerraLabelError
 
     try:
         result = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()
         if result == 130:  # what some versions of typer make of Ctrl-C
-            return _interrupted()
+            return _interrupted(received)
         return result if isinstance(result, int) else 0
     except TerraLabelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(received)
     except BrokenPipeError:
         return _reader_gone()
     except SystemExit as error:  # typer leaves so when the reader of a pipe has gone
@@ -75,12 +101,13 @@ def _run(arguments: list[str] | None) -> int:
             return _reader_gone()
         raise
     except Exception as error:
-        return _click_error(error)
+        return _click_error(error, received)
 
 
-def _interrupted() -> int:
-    print("interrupted; the same command goes on from here", file=sys.stderr)
-    return 130
+def _interrupted(received: list[int]) -> int:
+    word = "stopped" if received else "interrupted"
+    print(f"{word}; the same command goes on from here", file=sys.stderr)
+    return 128 + (received[0] if received else signal.SIGINT)
 
 
 def _reader_gone() -> int:
@@ -90,7 +117,7 @@ def _reader_gone() -> int:
     return 0
 
 
-def _click_error(error: Exception) -> int:
+def _click_error(error: Exception, received: list[int]) -> int:
     """Wrong usage is one line and exit code 1 (click's own 2 means 'finished with failures' here); a bug is shown whole."""
     show = getattr(error, "format_message", None)
     if type(error).__name__ == "NoArgsIsHelpError":  # no verb: the help has been shown
@@ -99,5 +126,5 @@ def _click_error(error: Exception) -> int:
         print(f"error: {show()}  (see --help)", file=sys.stderr)
         return 1
     if type(error).__name__ == "Abort":
-        return _interrupted()
+        return _interrupted(received)
     raise error

@@ -72,7 +72,7 @@ def make_generator(settings: LabelSettings) -> Any:
 def make_extractor(settings: LabelSettings) -> Any:
     """The feature extractor, not yet fitted."""
     _, name, _ = resolve(settings)
-    takes_device = name.partition(":")[0] not in ("appearance", "pooled") and ":" in name
+    takes_device = name.partition(":")[0] in ("hf", "mobilenet_v2", "timm")
     return registry.create("features", name, **({"device": settings.device} if takes_device else {}))
 
 

@@ -21,7 +21,7 @@ from terralabel.runs.engine import Crash, Engine
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress
 
-__all__ = ["Failure", "Ingested", "find", "ingest", "load_radiometry", "load_scenes"]
+__all__ = ["Failure", "Ingested", "changed_since", "find", "ingest", "load_radiometry", "load_scenes"]
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,19 @@ def _lines(folder: RunFolder) -> list[dict[str, Any]]:
 def _known_hashes(folder: RunFolder) -> dict[tuple[str, int, int], str]:
     rows = [line for line in _lines(folder) if "scene" in line]
     return {(r["scene"]["source"], r["bytes"], r["mtime_ns"]): r["scene"]["sha256"] for r in rows}
+
+
+def changed_since(folder: RunFolder) -> set[str]:
+    """Sources whose size or time is not what it was when they were hashed; one that is gone has not changed."""
+    changed = set()
+    for source, size, mtime_ns in _known_hashes(folder):
+        try:
+            stamp = os.stat(source)
+        except OSError:
+            continue
+        if (stamp.st_size, stamp.st_mtime_ns) != (size, mtime_ns):
+            changed.add(source)
+    return changed
 
 
 def load_scenes(folder: RunFolder) -> Ingested:

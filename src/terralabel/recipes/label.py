@@ -30,7 +30,7 @@ from terralabel.recipes.settings import LabelSettings, stored
 from terralabel.recipes.stitching import LinkJob, ObjectJob, gather_objects, link_shard
 from terralabel.runs.engine import Crash, Engine, engine_for
 from terralabel.runs.folder import FORMAT, RunFolder
-from terralabel.runs.parts import iterate_part
+from terralabel.runs.parts import iterate_part, read_notes
 from terralabel.runs.progress import Progress, Silent
 
 __all__ = ["estimate", "label", "label_settings"]
@@ -113,6 +113,7 @@ def estimate(sources: Sequence[str | Path], settings: LabelSettings, out: Path) 
 def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, float]:
     """Masks and features of every tile; tiles that kill their worker are quarantined alone."""
     jobs = [layout.measure_job(group, shard) for group, shard in layout.shards()]
+    _forget_healed(jobs, engine, progress)
     todo = [job for job in jobs if not (job.masks.exists() and job.features.exists())]
     tiles = sum(len(job.shard.tiles) for job in jobs)
     progress.start("masks", tiles, "tiles", tiles - sum(len(job.shard.tiles) for job in todo))
@@ -126,7 +127,42 @@ def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, fl
             progress.say(f"failed: tile {row['key']}: {row['reason']}")
         progress.advance(summary["tiles"])
     progress.finish()
+    _refuse_changed(layout, todo, engine, progress)
     return {f"{name}_cpu_s": round(seconds, 2) for name, seconds in clock.items()}
+
+
+def _forget_healed(jobs: Sequence[MeasureJob], engine: Engine, progress: Progress) -> None:
+    """Try again, alone, the tiles that failed in an earlier invocation; where one works now, its shard is done afresh."""
+    again = []
+    for job in jobs:
+        if job.masks.exists():
+            failed = {row["key"] for row in read_notes(job.masks)["tiles"] if row["status"] == "failed"}
+            again += [replace(job, shard=replace(job.shard, tiles=(t,))) for t in job.shard.tiles if t.key in failed]
+    if again:
+        progress.say(f"trying {len(again):,} tiles again that failed before")
+    for job, works in engine.map(probe_tile, again):
+        if works is True:
+            job.features.unlink(missing_ok=True)
+            job.masks.unlink(missing_ok=True)
+
+
+def _refuse_changed(layout: Layout, measured: Sequence[MeasureJob], engine: Engine, progress: Progress) -> None:
+    """Tiles of images that were changed after they were hashed fail: nobody knows what was read of them."""
+    changed_sources = ingest.changed_since(layout.folder)
+    keys = {scene.key for scene in layout.scenes if scene.source in changed_sources}
+    again = []
+    for job in measured:
+        reason = "changed: the image was changed while it was being labelled; run the same command again"
+        skip = tuple((tile.key, reason) for tile in job.shard.tiles if tile.scene in keys)
+        if skip:
+            job.features.unlink(missing_ok=True)
+            job.masks.unlink(missing_ok=True)
+            again.append(replace(job, skip=skip))
+    for _, summary in engine.map(measure_shard, again):
+        if isinstance(summary, Crash):
+            raise RunError(f"masks: {summary.reason}; run the same command again.")
+        for row in summary["failed"]:
+            progress.say(f"failed: tile {row['key']}: {row['reason']}")
 
 
 def _quarantine(job: MeasureJob, crash: Crash, engine: Engine, progress: Progress) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from terralabel.recipes.measuring import MeasureJob, gate_reference
 from terralabel.recipes.plan import Group, Shard, plan_groups
 from terralabel.recipes.settings import LabelSettings, stored
 from terralabel.runs.folder import RunFolder, digest
+from terralabel.runs.parts import read_notes
 
 __all__ = ["Backends", "Layout", "recorded"]
 
@@ -102,7 +103,15 @@ class Layout:
         )
 
     def _group_masks_digest(self, group: Group) -> str:
-        return self._remember(f"group masks {group.name}", lambda: [self._masks_digest(shard) for shard in group.shards])
+        def content() -> list[str]:
+            return [*(self._masks_digest(shard) for shard in group.shards), *self._failed(group)]
+
+        return self._remember(f"group masks {group.name}", content)
+
+    def _failed(self, group: Group) -> list[str]:
+        """Keys of the tiles that gave nothing: they may yet heal, and what is made from a group's masks depends on it."""
+        rows = [row for path in self.mask_paths(group) if path.exists() for row in read_notes(path)["tiles"]]
+        return [row["key"] for row in rows if row["status"] == "failed"]
 
     def _objects_digest(self, group: Group) -> str:
         def content() -> list[Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from terralabel.contracts import Encoded
+from terralabel.core import rle
 from terralabel.core.grid import TilePlan
 from terralabel.core.masks import Masks
 from terralabel.core.scene import Scene
@@ -79,7 +80,7 @@ def measure_shard(job: MeasureJob) -> dict[str, Any]:
             rows.append(row)
             masks.append(found)
             features.append(vectors)
-    if not job.masks.exists():
+    if shard.done is None or any(row.status == "failed" for row in rows):  # a tile without features has no masks either
         write_masks(job.masks, masks, [vars(row) for row in rows])
     if not job.features.exists():
         width = max(f.shape[1] for f in features)
@@ -100,6 +101,7 @@ class _Shard:
         self.extractor = _extractor(job.settings, job.extractor_state)
         self.radiometry = _radiometry(job.run / "radiometry.json")
         self.done = MaskStore([job.masks]).shard(0) if job.masks.exists() else None
+        self.width = 0  # of the features, once known
         self.raster: Any = None
         self.open_scene = ""
 
@@ -121,6 +123,8 @@ class _Shard:
             return _Row(plan.key, "failed", f"{error.status}: {error}"), *nothing
         except (SpaceError, SettingsError, MissingExtraError, WeightsError):
             raise
+        except SystemExit as error:
+            return _Row(plan.key, "failed", f"SystemExit: a backend tried to leave with {error.code!r}"), *nothing
         except MemoryError:
             return _Row(plan.key, "failed", "out-of-memory: choose a smaller --tile-size or fewer --workers"), *nothing
         except Exception as error:
@@ -138,13 +142,16 @@ class _Shard:
             encoded = self.generator.encode(tile)
         if self.done is None:
             assert encoded is not None
-            passed = _gated(self.generator.generate(encoded), tile, self.job.settings, self.scenes[plan.scene])
+            found = self.generator.generate(encoded)
+            _check_masks(found, tile.size, self.generator.name)
+            passed = _gated(found, tile, self.job.settings, self.scenes[plan.scene])
         else:
             passed = Passed(self.done[position])
         clock["masks"] += time.perf_counter() - began
         began = time.perf_counter()
         vectors = self.extractor.extract(tile, passed.masks, encoded)
-        _check_features(vectors, len(passed.masks), self.extractor.name)
+        _check_features(vectors, len(passed.masks), self.width, self.extractor.name)
+        self.width = vectors.shape[1] if len(vectors) else self.width
         clock["features"] += time.perf_counter() - began
         status = "ok" if len(passed.masks) else "empty"
         return _Row(plan.key, status, "", len(passed.masks), dict(passed.dropped)), passed.masks, vectors
@@ -186,8 +193,6 @@ def _within(masks: Masks, valid: np.ndarray) -> Masks:
     outside = masks.sums((~valid)[:, :, None])[:, 0] > 0
     if not outside.any():
         return masks
-    from terralabel.core import rle
-
     codes = [
         rle.encode_boxed(masks.crop(i) & valid[_box(masks.bbox[i])], int(masks.bbox[i, 0]), int(masks.bbox[i, 1]), masks.size)
         if outside[i]
@@ -209,15 +214,29 @@ def _box(bbox: np.ndarray) -> tuple[slice, slice]:
     return slice(y, y + h), slice(x, x + w)
 
 
-def _check_features(vectors: np.ndarray, count: int, name: str) -> None:
+def _check_masks(masks: Any, size: tuple[int, int], name: str) -> None:
+    if not isinstance(masks, Masks):
+        raise ContractError(f"masks {name!r}: expected Masks, got {type(masks).__name__}.")
+    if tuple(masks.size) != size:
+        raise ContractError(f"masks {name!r}: expected masks of {size[0]} x {size[1]}, got {masks.size[0]} x {masks.size[1]}.")
+    rle.validate(masks.runs, masks.offsets, size)
+
+
+def _check_features(vectors: np.ndarray, count: int, width: int, name: str) -> None:
+    """`width` is that of the shard's features so far, 0 before any."""
     if vectors.ndim != 2 or len(vectors) != count or vectors.dtype != np.float32:
         raise ContractError(f"features {name!r}: expected ({count}, d) float32, got {vectors.shape} {vectors.dtype}.")
+    if count and width and vectors.shape[1] != width:
+        raise ContractError(f"features {name!r}: expected (n, {width}) as for other tiles, got {vectors.shape}.")
+    if not np.isfinite(vectors).all():
+        raise ContractError(f"features {name!r}: expected finite values, got NaN or infinity.")
 
 
 def probe_tile(job: MeasureJob) -> bool:
-    """Do the job and write nothing: run on one tile alone to learn whether it is the one that kills workers."""
+    """Do a job of one tile and write nothing; True when the tile gives something: whether it fails or kills is the answer."""
     clock = {"read": 0.0, "masks": 0.0, "features": 0.0}
+    (plan,) = job.shard.tiles
     with _Shard(job) as shard:
-        for position, plan in enumerate(job.shard.tiles):
-            shard.tile(position, plan, clock)
-    return True
+        shard.done = None  # the tile alone is not the shard whose part may be there
+        row, _, _ = shard.tile(0, plan, clock)
+    return row.status != "failed"

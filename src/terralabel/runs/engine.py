@@ -8,6 +8,7 @@ are the truth: the engine neither moves results around nor remembers anything be
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -52,8 +53,6 @@ class InlineEngine:
 
 def _start_worker(parent: int) -> None:
     """One BLAS thread per worker (results must not depend on the machine), and no worker outlives its parent."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent alone decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -68,6 +67,16 @@ def _start_worker(parent: int) -> None:
     threadpool_limits(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Workers that start in here begin with Ctrl-C blocked: none dies with a traceback before `_start_worker` ignores it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -120,7 +129,7 @@ class ProcessEngine:
             while position < len(tasks) or pending:
                 # a short queue: little to repeat after a crash
                 while position < len(tasks) and len(pending) < workers + 1 and not lost:
-                    with _hidden_main():
+                    with _hidden_main(), _ctrl_c_later():
                         try:
                             pending[pool.submit(function, tasks[position])] = tasks[position]
                         except BrokenProcessPool:

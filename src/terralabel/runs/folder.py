@@ -100,11 +100,18 @@ class RunFolder:
         write_text(self.manifest_path, json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
     def note_history(self, entry: Mapping[str, Any]) -> None:
-        """Append one line; the only file in a run that carries times."""
-        with open(self.history_path, "a", encoding="utf-8") as handle:
-            handle.write(
-                json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **entry}, ensure_ascii=False) + "\n"
-            )
+        """Append one line; the only file in a run that carries times. A full disk costs the line, nothing else."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **entry}
+        try:
+            with open(self.history_path, "ab+") as handle:
+                if handle.tell():
+                    handle.seek(-1, os.SEEK_END)
+                    if handle.read(1) != b"\n":
+                        handle.write(b"\n")  # the line before was cut off
+                handle.write(json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            if space_error(error, self.history_path) is None:
+                raise
 
     def history(self) -> list[dict[str, Any]]:
         """All invocations, oldest first; a line cut off by a crash is passed over."""
