@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator
@@ -20,7 +18,7 @@ import pyogrio
 import shapely
 
 from terralabel.contracts import RunView
-from terralabel.core.files import atomic_path, space_error
+from terralabel.core.files import atomic_path
 from terralabel.errors import RunError
 from terralabel.export.features import (
     LABEL_SCHEMA,
@@ -85,7 +83,7 @@ class GeoPackage:
         groups = crs_groups(run.scenes)
         files = [out / name for name in _file_names(groups, "labels", ".gpkg")]
         for group, final in zip(groups, files, strict=True):
-            with atomic_path(final) as temporary, _in_our_words(final):
+            with atomic_path(final) as temporary:
                 try:
                     with _one_sync():
                         for layer in _LAYERS:
@@ -109,36 +107,26 @@ def _one_sync() -> Iterator[None]:
         pyogrio.set_gdal_config_options({option: before})
 
 
-@contextmanager
-def _in_our_words(final: Path) -> Iterator[None]:
-    """What GDAL and SQLite say when they cannot write, as our errors; a full disk is named as such."""
-    try:
-        yield
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, sqlite3.Error) as error:
-        text = " ".join(str(error).split())
-        if "disk is full" in text or shutil.disk_usage(final.parent).free < 1 << 22:
-            full = OSError(errno.ENOSPC, text)
-            raise (space_error(full, final) or full) from error
-        raise RunError(f"GDAL could not write {final}: {text}.") from error
-
-
 def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> None:
     """Stream one layer into the GeoPackage."""
     schema, geometry_type = _LAYERS[layer]
     options: dict[str, Any] = {} if group.crs is not None else {"SRID": "-1"}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided")  # a coordinate system is never invented
-        pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(schema, _batches(run, group, layer, outlines)),
-            path,
-            layer=layer,
-            driver="GPKG",
-            geometry_name="geometry",
-            geometry_type=geometry_type,
-            crs=group.crs.to_wkt() if group.crs is not None else None,
-            dataset_options={"VERSION": "1.3"},  # what QGIS 3.22 and its contemporaries read without a warning
-            layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")  # a coordinate system is never invented
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(schema, _batches(run, group, layer, outlines)),
+                path,
+                layer=layer,
+                driver="GPKG",
+                geometry_name="geometry",
+                geometry_type=geometry_type,
+                crs=group.crs.to_wkt() if group.crs is not None else None,
+                dataset_options={"VERSION": "1.3"},  # what QGIS 3.22 and its contemporaries read without a warning
+                layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
+            )
+    except pyogrio.errors.DataSourceError as error:
+        raise RunError(f"GDAL could not write {path.name}: {' '.join(str(error).split())}.") from error
 
 
 def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> None:
