@@ -26,6 +26,16 @@ def test_polygons_fill_to_the_masks_with_holes_and_parts(run, painter, tmp_path)
     assert (tmp_path / "images/train/a.png").exists()
 
 
+def test_speckle_is_joined_in_linear_time(painter, tmp_path):
+    speckle = np.random.default_rng(0).random((60, 80)) < 0.4
+    run = painter.Run(tmp_path / "run").add(painter.scene(), [speckle], [0])
+    Yolo(images=True).export(run, tmp_path)
+    path = np.array((tmp_path / "labels/train/a.txt").read_text().split()[1:], dtype=float).reshape(-1, 2) * [80, 60]
+    x, y = path.T
+    area = 0.5 * abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+    assert abs(area - speckle.sum()) < 0.01 * speckle.sum()  # bridges enclose nothing
+
+
 def test_coordinates_are_normalised(run, tmp_path):
     Yolo(images=True).export(run, tmp_path)
     values = np.array((tmp_path / "labels/train/a.txt").read_text().split()[1:9], dtype=float)

@@ -26,7 +26,7 @@ from terralabel.core.scene import Scene
 from terralabel.errors import ContractError, RunError, SpaceError
 from terralabel.export.styles import pam_categories, raster_style
 
-__all__ = ["GeoTiff", "label_colors", "label_environment", "write_label_raster"]
+__all__ = ["GeoTiff", "label_colors", "label_environment", "write_error", "write_label_raster"]
 
 #: Side of the tiles inside a label raster, in pixels.
 _BLOCK = 512
@@ -43,12 +43,17 @@ def label_environment(final: Path) -> Iterator[None]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, CPLE_BaseError) as error:
-        free = shutil.disk_usage(final.parent if final.parent.exists() else Path.cwd()).free
-        if free < 1 << 22:
-            raise SpaceError(
-                f"Disk full while writing {final} ({free / 1e6:.1f} MB free): free some space and run the same command again."
-            ) from error
-        raise RunError(f"GDAL could not write {final}: {' '.join(str(error).split())}.") from error
+        raise write_error(error, final) from error
+
+
+def write_error(error: Exception, final: Path) -> RunError:
+    """GDAL's or SQLite's error while writing, in our words: a full disk where there is no space left."""
+    free = shutil.disk_usage(final.parent if final.parent.exists() else Path.cwd()).free
+    if free < 1 << 22 or "disk is full" in str(error):
+        return SpaceError(
+            f"Disk full while writing {final} ({free / 1e6:.1f} MB free): free some space and run the same command again."
+        )
+    return RunError(f"GDAL could not write {final}: {' '.join(str(error).split())}.")
 
 
 @dataclass

@@ -31,6 +31,7 @@ from terralabel.export.features import (
 )
 from terralabel.export.ground import CrsGroup, crs_groups
 from terralabel.export.note import Note
+from terralabel.export.rasters import write_error
 from terralabel.export.styles import class_style, status_style
 
 __all__ = ["EXPORT_TABLE", "GeoJson", "GeoPackage", "GeoParquet"]
@@ -39,6 +40,12 @@ __all__ = ["EXPORT_TABLE", "GeoJson", "GeoPackage", "GeoParquet"]
 EXPORT_TABLE = "terralabel_export"
 #: Times inside files are this, so that the same run always gives the same file.
 _TIME = "1970-01-01T00:00:00.000Z"
+_WRITE_ERRORS = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.FeatureError,
+    pyogrio.errors.GeometryError,
+)
 
 
 def _batches(run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> Iterator[pa.RecordBatch]:
@@ -89,6 +96,8 @@ class GeoPackage:
                         for layer in _LAYERS:
                             _write_layer(temporary, run, group, layer, outlines)
                     _finish(temporary, run, group, outlines)
+                except (*_WRITE_ERRORS, sqlite3.Error) as error:
+                    raise write_error(error, final) from error
                 finally:
                     for side in ("-journal", "-wal", "-shm"):
                         temporary.with_name(temporary.name + side).unlink(missing_ok=True)
@@ -111,22 +120,19 @@ def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines
     """Stream one layer into the GeoPackage."""
     schema, geometry_type = _LAYERS[layer]
     options: dict[str, Any] = {} if group.crs is not None else {"SRID": "-1"}
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'crs' was not provided")  # a coordinate system is never invented
-            pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(schema, _batches(run, group, layer, outlines)),
-                path,
-                layer=layer,
-                driver="GPKG",
-                geometry_name="geometry",
-                geometry_type=geometry_type,
-                crs=group.crs.to_wkt() if group.crs is not None else None,
-                dataset_options={"VERSION": "1.3"},  # what QGIS 3.22 and its contemporaries read without a warning
-                layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
-            )
-    except pyogrio.errors.DataSourceError as error:
-        raise RunError(f"GDAL could not write {path.name}: {' '.join(str(error).split())}.") from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # a coordinate system is never invented
+        pyogrio.write_arrow(
+            pa.RecordBatchReader.from_batches(schema, _batches(run, group, layer, outlines)),
+            path,
+            layer=layer,
+            driver="GPKG",
+            geometry_name="geometry",
+            geometry_type=geometry_type,
+            crs=group.crs.to_wkt() if group.crs is not None else None,
+            dataset_options={"VERSION": "1.3"},  # what QGIS 3.22 and its contemporaries read without a warning
+            layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
+        )
 
 
 def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> None:

@@ -23,6 +23,8 @@ __all__ = ["Yolo", "joined_rings"]
 
 #: Above this many pairs of vertices the bridge between two rings is not searched for but starts at their first vertices.
 _MOST_PAIRS = 4_000_000
+#: Objects of more rings (speckle) are joined in the order of the rings, which takes linear time.
+_MOST_RINGS = 100
 
 
 def joined_rings(polygon: shapely.MultiPolygon) -> np.ndarray:
@@ -31,6 +33,8 @@ def joined_rings(polygon: shapely.MultiPolygon) -> np.ndarray:
     The format has one ring per object; filled by the even-odd rule, as OpenCV does, holes and parts come out right.
     """
     rings = [shapely.get_coordinates(ring) for part in shapely.get_parts(polygon) for ring in shapely.get_rings(part)]
+    if len(rings) > _MOST_RINGS:  # from first vertex to first vertex, and all the way back
+        return np.concatenate([*rings, np.array([ring[0] for ring in reversed(rings[1:-1])]).reshape(-1, 2)])
     path = rings[0]
     for ring in rings[1:]:
         here, there = _nearest(path, ring)
