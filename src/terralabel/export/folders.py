@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import rasterio.shutil
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terralabel.contracts import RunView
@@ -23,6 +25,8 @@ __all__ = ["ClassPng", "MmsegFolders", "write_class_png", "write_index_png", "wr
 
 #: Rows read at a time when an 8-bit copy of an image is written.
 _ROWS = 512
+#: What every whole PNG ends with.
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def write_class_png(label: Path, final: Path, classes: Classes) -> Path:
@@ -30,8 +34,18 @@ def write_class_png(label: Path, final: Path, classes: Classes) -> Path:
     if classes.dtype == "uint16":  # a PNG has no palette of 16 bits, so the colours are left out on the way
         return _write_mapped(label, final, np.arange(65536, dtype=np.uint16), None)
     with atomic_path(final) as temporary, label_environment(final):
-        rasterio.shutil.copy(label, temporary, driver="PNG", strict=False, ZLEVEL=6)
+        _copy_as_png(label, temporary)
     return final
+
+
+def _copy_as_png(source: Path, target: Path) -> None:
+    """Convert with GDAL, which may end without an error on a full disk: a PNG that is cut off is noticed here."""
+    rasterio.shutil.copy(source, target, driver="PNG", strict=False, ZLEVEL=6)
+    with target.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - len(_PNG_END), 0))
+        if file.read() != _PNG_END:
+            raise RasterioError("the PNG is cut off; is the disk full or failing?")
 
 
 def write_index_png(label: Path, final: Path, classes: Classes) -> Path:
@@ -62,7 +76,7 @@ def _write_mapped(label: Path, final: Path, table: np.ndarray, colors: Classes |
                     for y in range(0, source.height, _ROWS):
                         window = RasterWindow(0, y, source.width, min(_ROWS, source.height - y))  # type: ignore[call-arg]
                         target.write(table[source.read(1, window=window)], 1, window=window)
-            rasterio.shutil.copy(strips, temporary, driver="PNG", strict=False, ZLEVEL=6)
+            _copy_as_png(strips, temporary)
         finally:
             strips.unlink(missing_ok=True)
     return final
@@ -79,7 +93,7 @@ def write_rgb_png(run: RunView, scene: Scene, final: Path) -> Path:
                     window = Window(0, y, scene.width, min(_ROWS, scene.height - y))
                     rgb = run.read_rgb(scene.key, window, None)
                     target.write(rgb.transpose(2, 0, 1), window=RasterWindow(0, y, window.width, window.height))  # type: ignore[call-arg]
-            rasterio.shutil.copy(strips, temporary, driver="PNG", ZLEVEL=6)
+            _copy_as_png(strips, temporary)
         finally:
             strips.unlink(missing_ok=True)
     return final
