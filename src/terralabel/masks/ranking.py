@@ -14,7 +14,7 @@ import numpy as np
 from terralabel.errors import WeightsError
 from terralabel.masks.hierarchies import FEATURES
 
-__all__ = ["Ranking", "load_ranking", "shipped_ranking"]
+__all__ = ["Ranking", "load_ranking", "node_scores", "shipped_ranking"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,16 @@ def load_ranking(name: str, width: int) -> Ranking:
 def shipped_ranking() -> Ranking:
     """The ranking of nodes that comes with the package."""
     return load_ranking("tree_ranking.npz", len(FEATURES))
+
+
+def node_scores(features: np.ndarray) -> np.ndarray:
+    """Score of nodes with `features` (m, d), (m,) float32 in [0, 1]: the learned one, or that of plain contrast where it is higher.
+
+    The network knows roofs and fields. A slick or a river is neither, has no compact shape, and yet nothing in the picture stands
+    out more: a node whose colour differs from its ring by more than its spread, along a contour without gaps, is worth almost half a mask.
+    """
+    contrast = features[:, FEATURES.index("ring_contrast")]
+    closed = 1 - features[:, FEATURES.index("weak_share")]
+    return np.maximum(shipped_ranking().score(features), 0.45 * np.clip((contrast - 1.5) / 2.5, 0, 1) * closed).astype(
+        np.float32
+    )

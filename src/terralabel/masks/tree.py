@@ -21,13 +21,13 @@ from terralabel.errors import ContractError, SettingsError
 from terralabel.masks.hierarchies import FEATURES, build_trees, describe
 from terralabel.masks.prompts import Prompt, answer
 from terralabel.masks.proposals import Forest, base_partition, members, peaks, sets_to_masks, suppress
-from terralabel.masks.ranking import shipped_ranking
+from terralabel.masks.ranking import node_scores
 from terralabel.masks.regions import find_regions
 
 __all__ = ["TreeMasks"]
 
 #: Proposals up to this many times the base size take the place of the base partition.
-COVER = 16
+COVER = 32
 _AGREEMENT = [FEATURES.index(f"agreement_{i}") for i in (1, 2, 3)]
 
 
@@ -42,9 +42,9 @@ class TreeMasks:
     """
 
     min_size: int = 48
-    score_thresh: float = 0.18
+    score_thresh: float = 0.2
     nms_thresh: float = 0.7
-    base_size: int = 512
+    base_size: int = 256
 
     name = "tree"
     version = "1"
@@ -66,7 +66,7 @@ class TreeMasks:
         regions = find_regions(tile)
         trees = build_trees(regions)
         nodes = describe(regions, trees)
-        score = np.where(nodes.valid, shipped_ranking().score(nodes.features), 0).astype(np.float32)
+        score = np.where(nodes.valid, node_scores(nodes.features), np.float32(0))
         return Encoded(tile, Forest(regions, trees, nodes, score))
 
     def generate(self, encoded: Encoded) -> Masks:
