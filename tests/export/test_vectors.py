@@ -166,6 +166,13 @@ def test_geojson_without_any_crs_is_refused(painter, tmp_path):
         GeoJson().export(run, tmp_path)
 
 
+def test_a_damaged_label_raster_is_named(run, tmp_path):
+    run.label_path("a").write_bytes(run.label_path("a").read_bytes()[:500])
+    with pytest.raises(RunError, match=r"could not read .*a\.tif"):
+        GeoPackage().export(run, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_large_or_noisy_label_rasters_are_outlined_in_parts(run, monkeypatch):
     (whole,) = label_batches(run, run.scenes[0], Outlines())
     for name, value in (("_LABEL_SIDE", 32), ("_LABEL_SEGMENTS", 100)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -141,13 +142,17 @@ def label_batches(run: RunView, scene: Scene, outlines: Outlines) -> Iterator[pa
     """The label raster as rows of `LABEL_SCHEMA`: one feature per class, and per 4096-pixel square in larger scenes."""
     ground = GroundArea(scene)
     path = run.label_path(scene.key)
-    with label_environment(path), rasterio.open(path) as raster:
-        for y in range(0, scene.height, _LABEL_SIDE):
-            for x in range(0, scene.width, _LABEL_SIDE):
-                window = Window(x, y, min(_LABEL_SIDE, scene.width - x), min(_LABEL_SIDE, scene.height - y))
-                read = RasterWindow(x, y, window.width, window.height)  # type: ignore[call-arg]
-                for part, labels in _quiet_parts(window, raster.read(1, window=read)):
-                    yield _label_batch(run, scene, outlines, ground, part, labels)
+    for y in range(0, scene.height, _LABEL_SIDE):
+        for x in range(0, scene.width, _LABEL_SIDE):
+            window = Window(x, y, min(_LABEL_SIDE, scene.width - x), min(_LABEL_SIDE, scene.height - y))
+            for part, labels in _quiet_parts(window, _read_labels(path, window)):
+                yield _label_batch(run, scene, outlines, ground, part, labels)
+
+
+def _read_labels(path: Path, window: Window) -> np.ndarray:
+    with label_environment(path, "read"), rasterio.open(path) as raster:
+        place = RasterWindow(window.x, window.y, window.width, window.height)  # type: ignore[call-arg]
+        return raster.read(1, window=place)
 
 
 def _quiet_parts(window: Window, labels: np.ndarray) -> Iterator[tuple[Window, np.ndarray]]:

@@ -35,7 +35,7 @@ _OVERVIEW_SIDE = 1024
 
 
 @contextmanager
-def label_environment(final: Path) -> Iterator[None]:
+def label_environment(final: Path, doing: str = "write") -> Iterator[None]:
     """GDAL as every writer here needs it: no side files, one thread, bounded cache; its errors in our words."""
     options = {"GDAL_PAM_ENABLED": "NO", "GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 128, "GDAL_TIFF_OVR_BLOCKSIZE": str(_BLOCK)}
     try:
@@ -43,17 +43,17 @@ def label_environment(final: Path) -> Iterator[None]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, CPLE_BaseError) as error:
-        raise write_error(error, final) from error
+        raise write_error(error, final, doing) from error
 
 
-def write_error(error: Exception, final: Path) -> RunError:
+def write_error(error: Exception, final: Path, doing: str = "write") -> RunError:
     """GDAL's or SQLite's error while writing, in our words: a full disk where there is no space left."""
     free = shutil.disk_usage(final.parent if final.parent.exists() else Path.cwd()).free
-    if free < 1 << 22 or "disk is full" in str(error):
+    if doing == "write" and (free < 1 << 22 or "disk is full" in str(error)):
         return SpaceError(
             f"Disk full while writing {final} ({free / 1e6:.1f} MB free): free some space and run the same command again."
         )
-    return RunError(f"GDAL could not write {final}: {' '.join(str(error).split())}.")
+    return RunError(f"GDAL could not {doing} {final}: {' '.join(str(error).split())}.")
 
 
 @dataclass

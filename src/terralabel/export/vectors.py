@@ -119,20 +119,34 @@ def _one_sync() -> Iterator[None]:
 def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> None:
     """Stream one layer into the GeoPackage."""
     schema, geometry_type = _LAYERS[layer]
+    failed: list[BaseException] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from _batches(run, group, layer, outlines)
+        except BaseException as error:
+            failed.append(error)  # on its way through the C stream it would lose its type and half of its words
+            raise
+
     options: dict[str, Any] = {} if group.crs is not None else {"SRID": "-1"}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided")  # a coordinate system is never invented
-        pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(schema, _batches(run, group, layer, outlines)),
-            path,
-            layer=layer,
-            driver="GPKG",
-            geometry_name="geometry",
-            geometry_type=geometry_type,
-            crs=group.crs.to_wkt() if group.crs is not None else None,
-            dataset_options={"VERSION": "1.3"},  # what QGIS 3.22 and its contemporaries read without a warning
-            layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")  # a coordinate system is never invented
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(schema, batches()),
+                path,
+                layer=layer,
+                driver="GPKG",
+                geometry_name="geometry",
+                geometry_type=geometry_type,
+                crs=group.crs.to_wkt() if group.crs is not None else None,
+                dataset_options={"VERSION": "1.3"},  # what QGIS 3.22 and its contemporaries read without a warning
+                layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
+            )
+    except Exception:
+        if failed:
+            raise failed[0] from None
+        raise
 
 
 def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> None:
