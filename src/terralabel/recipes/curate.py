@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,9 +156,9 @@ def _apply(run: Run, classes: Classes, before: Classes, progress: Progress) -> N
     if len(corrections) and moved:
         save_corrections(layout.corrections_path(), corrections.renumbered(moved))
     write_classes(layout, classes, touched=True)
-    engine = engine_for(run.settings.worker_count)
-    assign(layout, engine, progress)
-    refresh_labels(layout, engine, progress)
+    with closing(engine_for(run.settings.worker_count)) as engine:
+        assign(layout, engine, progress)
+        refresh_labels(layout, engine, progress)
 
 
 def _moved(before: Classes, after: Classes) -> dict[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -73,12 +73,15 @@ def label_settings(
     generator, extractor = make_generator(settings), make_extractor(settings)  # a wrong name stops here
     folder = RunFolder(out)
     folder.create()
-    with folder.lock(progress.say), _noted(folder, sources, settings) as note:
+    with (
+        folder.lock(progress.say),
+        _noted(folder, sources, settings) as note,
+        closing(engine_for(settings.worker_count)) as engine,
+    ):
         _check_settings(folder, settings, overwrite)
         _, _, why = resolve(settings)
         if why:
             progress.say(why)
-        engine = engine_for(settings.worker_count)
         with note("ingest"):
             ingested = ingest.ingest(folder, found, settings, engine, progress)
         clusterer = make_clusterer(settings, getattr(extractor, "scaling", "standard"))

@@ -37,6 +37,10 @@ class Engine(Protocol):
         """Run `function` on every task. An exception raised by `function` stops the map and is raised here."""
         ...
 
+    def close(self) -> None:
+        """End what is kept alive between maps."""
+        ...
+
 
 class InlineEngine:
     """Everything in this process: for debugging, and for callers that bring their own parallelism."""
@@ -50,6 +54,9 @@ class InlineEngine:
                 result = function(task)
             yield task, result
 
+    def close(self) -> None:
+        """See `Engine.close`."""
+
 
 def _start_worker(parent: int) -> None:
     """One BLAS thread per worker (results must not depend on the machine), and no worker outlives its parent."""
@@ -62,11 +69,11 @@ def _start_worker(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    from threadpoolctl import threadpool_limits
+    for variable in _THREADS:  # read by the libraries when they load, and none has loaded yet
+        os.environ[variable] = "1"
 
-    threadpool_limits(1)
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(1)
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
 @contextmanager
@@ -99,11 +106,26 @@ class ProcessEngine:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self._idle: ProcessPoolExecutor | None = None
 
-    def _pool(self, workers: int) -> ProcessPoolExecutor:
-        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ.setdefault(variable, "1")
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if self._idle is not None:
+            self._idle.shutdown()
+            self._idle = None
+
+    def _take_pool(self, workers: int) -> ProcessPoolExecutor:
+        """The pool of the last map if there is one: starting a worker costs a second or two of imports."""
+        if workers == self.workers and self._idle is not None:
+            pool, self._idle = self._idle, None
+            return pool
         return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),))
+
+    def _give_back(self, pool: ProcessPoolExecutor, workers: int, sound: bool) -> None:
+        if sound and workers == self.workers and self._idle is None:
+            self._idle = pool
+        else:
+            _stop(pool)
 
     def map(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """See `Engine.map`."""
@@ -119,9 +141,9 @@ class ProcessEngine:
     def _until_broken(
         self, function: Callable[[Any], Any], tasks: list[Any], workers: int
     ) -> Generator[tuple[Any, Any], None, tuple[list[Any], list[Any]]]:
-        """One pool's life: yields what finished; returns (tasks in flight when a worker died, tasks not begun)."""
-        workers = min(workers, len(tasks))
-        pool = self._pool(workers)
+        """Until the end or a worker's death: yields what finished; returns (tasks then in flight, tasks not begun)."""
+        pool = self._take_pool(workers)
+        sound = False
         position = 0
         pending: dict[Future[Any], Any] = {}
         lost: list[Any] = []
@@ -146,9 +168,10 @@ class ProcessEngine:
                     yield task, result
                 if lost and not pending:
                     break
+            sound = not lost
             return lost, tasks[position:]
         finally:
-            _stop(pool)
+            self._give_back(pool, workers, sound)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
