@@ -3,7 +3,7 @@
     python docs/make_pictures.py demo
 
 `demo.jpg` is the demo's own picture, `confusion.jpg` what `evaluate labels --picture` draws; `report.jpg` and `cards.jpg` are
-views of the report by a headless Chromium, where one is installed. For these the demo's clusters are named after the truth.
+views of the demo's report by a headless Chromium, where one is installed.
 """
 
 from __future__ import annotations
@@ -65,15 +65,10 @@ def main() -> None:
     demo = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
     save_small("demo.jpg", fit(first_rows(cv2.imread(str(demo / "demo.png"))[..., ::-1], 2), 1200))
     with tempfile.TemporaryDirectory() as folder:
-        run, scores = Path(folder) / "demo" / "run", Path(folder) / "scores.json"
-        shutil.copytree(demo / "run", run)
-        truth = str(demo / "truth")
-        terralabel("align", run, "--truth", truth, "--names", demo / "classes.json")
         picture = Path(folder) / "confusion.png"
-        terralabel("evaluate", "labels", run, "--truth", truth, "--match", "none", "--json", scores, "--picture", picture)
-        terralabel("report", run, "--evaluation", scores)
+        terralabel("evaluate", "labels", demo / "run", "--truth", demo / "truth", "--match", "none", "--picture", picture)
         save_small("confusion.jpg", cv2.imread(str(picture))[..., ::-1])
-        page = screenshot(run / "report.html")
+    page = screenshot(demo / "report.html")
     if page is None:
         print("no Chromium here: report.jpg and cards.jpg stay as they are")
     else:

@@ -107,7 +107,9 @@ def test_failures_are_exit_code_2_and_listed_by_status(say: Say, painted: Path, 
     bad.write_text("<html>404</html>")
     said = say("label", painted / "images", bad, "--out", tmp_path / "run", "--clusters", 4, "--workers", 0)
     assert said.code == 2
-    assert "1 inputs and 0 tiles" in said.out and "page.tif" not in said.out, "told when it happened, not again at the end"
+    assert "failed   1 input; the reasons: terralabel status" in said.out and "page.tif" not in said.out, (
+        "told when it happened, not again at the end"
+    )
     assert len([line for line in said.err.splitlines() if "page.tif" in line]) == 1
     said = say("status", tmp_path / "run")
     assert said.code == 2 and "page.tif" in said.out and said.err == ""

@@ -70,6 +70,13 @@ def test_python_in_the_pages_parses_and_uses_public_names(page: Path) -> None:
                 assert node.attr in terralabel.__all__, f"{page.name}: terralabel has no public {node.attr!r}"
 
 
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)", index.read_text(encoding="utf-8"))}
+    pages = {page for page in PAGES if "docs" in page.relative_to(ROOT).parts[:1]} - {index}
+    assert not pages - linked, f"link them in docs/index.md: {sorted(page.name for page in pages - linked)}"
+
+
 def test_pictures_are_small() -> None:
     for picture in (ROOT / "docs" / "pictures").rglob("*.jpg"):
         assert picture.stat().st_size <= 400_000, picture.name

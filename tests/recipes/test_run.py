@@ -68,4 +68,6 @@ def test_failures_are_listed_or_counted(run: Run, monkeypatch: pytest.MonkeyPatc
     listed = run.summary()
     assert "0.tif: image 0 is damaged\n" in listed and "9.tif" in listed and "10.tif" not in listed and "2 more" in listed
     counted = run.summary(list_failures=False)
-    assert "12 inputs and 0 tiles" in counted and ".tif: " not in counted
+    assert "failed   12 inputs; the reasons" in counted and ".tif: " not in counted
+    run.failed_tiles = (Failure("a-0-0", "crash", "crash: killed"),)
+    assert "failed   12 inputs and 1 tile; the reasons" in run.summary(list_failures=False)

@@ -307,7 +307,8 @@ class Run:
         inputs, tiles = len(self.failed_sources), len(self.failed_tiles)
         if not inputs + tiles:
             return []
-        return [f"  failed   {inputs:,} inputs and {tiles:,} tiles; the reasons: terralabel status {self.path}"]
+        counts = [f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((inputs, "input"), (tiles, "tile")) if n]
+        return [f"  failed   {' and '.join(counts)}; the reasons: terralabel status {self.path}"]
 
 
 def open_run(path: str | Path) -> Run:
