@@ -119,14 +119,24 @@ def labels_of(run: Run, key: str) -> np.ndarray:
         return labels.read(1)
 
 
-def only_the_second_failed(run: Run, reason: str) -> None:
+@pytest.fixture(scope="module")
+def control(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Masks per tile of an undisturbed run."""
+    return masks_of(run_with(images, tmp_path_factory.mktemp("control") / "run", masks="tree"))
+
+
+def masks_of(run: Run) -> dict[str, int]:
+    return {tile.key: tile.masks for scene in run.scenes for tile in run.tiles(scene.key)}
+
+
+def only_the_second_failed(run: Run, reason: str, control: dict[str, int]) -> None:
     assert [f.source for f in run.failures] == ["scene_1:00000:00001"]
     (failure,) = run.failures
     assert reason in failure.reason and "\n" not in failure.reason
     assert dict(run.tile_counts) == {"ok": 4, "failed": 1}
-    values = labels_of(run, "scene_1")
-    assert (values[:40, 60:] == 255).all()  # the failed tile alone answers for these
-    assert (values[:, :36] != 255).mean() > 0.95 and (labels_of(run, "small") != 255).mean() > 0.6
+    assert masks_of(run) == {**control, failure.source: 0}
+    assert (labels_of(run, "scene_1")[:40, 60:] == 255).all()  # the failed tile alone answers for these
+    assert (labels_of(run, "scene_1") != 255).mean() > 0.4 and (labels_of(run, "small") != 255).mean() > 0.4
     assert "failed   scene_1:00000:00001" in run.summary()
 
 
@@ -140,11 +150,11 @@ class OnlyTiles:
 
 @pytest.mark.usefixtures("fickle")
 def test_a_tile_that_always_kills_its_worker_is_quarantined_alone(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, control: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("terralabel.recipes.label.engine_for", lambda workers: OnlyTiles())
     run = run_with(images, tmp_path / "run", workers=1, masks="fickle:kill", features="appearance")
-    only_the_second_failed(run, "crash: the worker process died")
+    only_the_second_failed(run, "crash: the worker process died", control)
     assert run.failures[0].status == "crash"
 
 
@@ -160,14 +170,18 @@ def test_a_tile_that_always_kills_its_worker_is_quarantined_alone(
         ("runs", "ContractError"),
     ],
 )
-def test_a_backend_that_fails_on_a_tile_costs_that_tile(images: Path, tmp_path: Path, does: str, reason: str) -> None:
-    only_the_second_failed(run_with(images, tmp_path / "run", masks=f"fickle:{does}", features="appearance"), reason)
+def test_a_backend_that_fails_on_a_tile_costs_that_tile(
+    images: Path, control: dict[str, int], tmp_path: Path, does: str, reason: str
+) -> None:
+    only_the_second_failed(run_with(images, tmp_path / "run", masks=f"fickle:{does}", features="appearance"), reason, control)
 
 
 @pytest.mark.usefixtures("fickle")
 @pytest.mark.parametrize("does, reason", [("width", "expected (n, 3)"), ("nan", "finite")])
-def test_features_that_break_their_contract_cost_the_tile(images: Path, tmp_path: Path, does: str, reason: str) -> None:
-    only_the_second_failed(run_with(images, tmp_path / "run", masks="tree", features=f"narrow:{does}"), reason)
+def test_features_that_break_their_contract_cost_the_tile(
+    images: Path, control: dict[str, int], tmp_path: Path, does: str, reason: str
+) -> None:
+    only_the_second_failed(run_with(images, tmp_path / "run", masks="tree", features=f"narrow:{does}"), reason, control)
 
 
 @pytest.mark.usefixtures("fickle")
