@@ -67,17 +67,31 @@ def _metavar(item: dataclasses.Field[Any]) -> str | None:
 
 def gather(owner: type, flags: Mapping[str, Any], config: Path | None) -> Any:
     """The settings: defaults, overridden by the file, overridden by flags."""
-    values: dict[str, Any] = {}
-    if config is not None:
-        from terralabel.runs.config import read_config
-
-        for name, (value, where) in read_config(config).items():
-            try:
-                values[name] = getattr(from_mapping(owner, {name: value}, where), name)
-            except SettingsError as error:
-                text = str(error)
-                raise SettingsError(text if text.startswith(where) else f"{where}{text}") from error
+    values, doubtful = _from_file(owner, config) if config is not None else ({}, [])
     for name, value in flags.items():
         if value is not None:
             values[name] = coerce(owner, name, value, "--")
-    return owner(**values)
+    try:
+        return owner(**values)
+    except SettingsError as error:
+        raise SettingsError(f"{doubtful[0] if doubtful else ''}{error}") from error
+
+
+def _from_file(owner: type, config: Path) -> tuple[dict[str, Any], list[str]]:
+    """The values of a settings file; and "FILE:LINE: " of those that go badly with the defaults of others.
+
+    These may be settled by another line or a flag (a large overlap with large tiles, say).
+    """
+    from terralabel.runs.config import read_config
+
+    values: dict[str, Any] = {}
+    doubtful: list[str] = []
+    for name, (value, where) in read_config(config).items():
+        try:
+            values[name] = getattr(from_mapping(owner, {name: value}, where), name)
+        except SettingsError as error:
+            if str(error).startswith(where):
+                raise
+            values[name] = coerce(owner, name, value, where)
+            doubtful.append(where)
+    return values, doubtful
