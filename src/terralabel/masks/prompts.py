@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy import sparse
 
 from terralabel.core.tile import Tile
 from terralabel.masks.evidence import Candidates, box_candidates, box_pixels, hit_regions, mask_candidates, point_candidates
@@ -65,7 +66,9 @@ def _best(forest: Forest, prompt: Prompt, candidates: Candidates, tile: Tile, wi
     if not drawn.any():
         return drawn, 0.0
     cut = refine(tile, belief, tight_box(drawn) if prompt.box is None else prompt.box) & window
-    if (np.bincount(forest.regions.labels[cut], minlength=len(shares))[asked] < forest.regions.area[asked] / 2).any():  # the cut may not drop what was pointed at
+    if (
+        np.bincount(forest.regions.labels[cut], minlength=len(shares))[asked] < forest.regions.area[asked] / 2
+    ).any():  # the cut may not drop what was pointed at
         cut = drawn
     agreement = (cut & drawn).sum() / max((cut | drawn).sum(), 1)
     return cut, float(candidates.score[0] * np.sqrt(agreement))
@@ -185,21 +188,21 @@ def _nested(
     forest: Forest, candidates: Candidates, best: tuple[np.ndarray, float], window: np.ndarray, count: int
 ) -> list[tuple[np.ndarray, float]]:
     """The best mask with smaller ones inside it and larger ones around it, `count` in all, smallest first."""
-    found = [best]
     if count == 1:
-        return found
-    for i in range(len(candidates.which)):
-        if len(found) == count:
-            break
-        held = members(forest, candidates.which[i : i + 1]).toarray()[0] > 0
-        mask = held[forest.regions.labels] & window
-        size = mask.sum()
-        shared = [(mask & other).sum() for other, _ in found]
+        return [best]
+    labels, n = forest.regions.labels, forest.regions.n
+    usable = np.bincount(labels[window], minlength=n).astype(np.float64)
+    sets = members(forest, candidates.which)
+    size = np.append(sets @ usable, best[0].sum())
+    shared = np.zeros((len(size), len(size)))
+    shared[:-1, :-1] = (sets @ sparse.diags(usable) @ sets.T).toarray()
+    shared[-1, :-1] = shared[:-1, -1] = sets @ np.bincount(labels[best[0]], minlength=n)
+    picked = [len(size) - 1]
+    for i in np.flatnonzero(size[:-1] > 0):
+        small, large = np.minimum(size[i], size[picked]), np.maximum(size[i], size[picked])
         # Nested with all so far, and clearly smaller or larger than each.
-        if size and all(
-            s >= 0.97 * min(size, other.sum()) and s < 0.7 * max(size, other.sum())
-            for s, (other, _) in zip(shared, found, strict=True)
-        ):
-            found.append((mask, float(candidates.score[i])))
+        if len(picked) < count and ((shared[i, picked] >= 0.97 * small) & (shared[i, picked] < 0.7 * large)).all():
+            picked.append(int(i))
+    found = [best] + [((sets[i].toarray()[0] > 0)[labels] & window, float(candidates.score[i])) for i in picked[1:]]
     found += [best] * (count - len(found))
     return sorted(found, key=lambda pair: int(pair[0].sum()))
