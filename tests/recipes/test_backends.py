@@ -145,7 +145,12 @@ class OnlyTiles:
 
     def map(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         dangerous = function in (measuring.measure_shard, measuring.probe_tile)
-        return (ProcessEngine(1) if dangerous else InlineEngine()).map(function, tasks)
+        engine = ProcessEngine(1) if dangerous else InlineEngine()
+        yield from engine.map(function, tasks)
+        engine.close()
+
+    def close(self) -> None:
+        """Nothing is kept."""
 
 
 @pytest.mark.usefixtures("fickle")

@@ -44,7 +44,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
     yield make
     for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")
