@@ -387,6 +387,7 @@ def test_picture_of_the_confusion(tmp_path):
     with Image.open(path) as picture:
         cells = np.asarray(picture.convert("RGB"))
     assert (cells == (35, 132, 67)).all(axis=-1).sum() > 3 * 40 * 40  # three full diagonal cells
+    assert (cells[8:24, 215:231] < 128).any(), "the caption is not covered by the name of the first column"
     assert not list(tmp_path.rglob(".tmp-*"))
 
 

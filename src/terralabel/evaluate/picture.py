@@ -11,7 +11,7 @@ from terralabel.evaluate.report import LabelReport
 
 __all__ = ["confusion_picture"]
 
-_CELL, _LEFT, _TOP = 64, 190, 110
+_CELL, _LEFT, _TOP = 64, 190, 130
 
 
 def confusion_picture(report: LabelReport, path: Path | str) -> Path:
@@ -25,7 +25,7 @@ def confusion_picture(report: LabelReport, path: Path | str) -> Path:
     rows = [*drawn.tolist(), len(report.classes)]
     counts = report.confusion[np.ix_(rows, drawn)]
     shares = counts / np.maximum(report.confusion.sum(axis=0)[drawn], 1)
-    size = (_LEFT + _CELL * len(drawn) + 20, _TOP + _CELL * len(rows) + 20)
+    size = (max(_LEFT + _CELL * len(drawn) + 20, 420), _TOP + _CELL * len(rows) + 20)
     picture = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(picture)
     titles = [_title(report, int(i)) for i in drawn]
