@@ -18,8 +18,9 @@ from terralabel.masks.proposals import Forest, members
 
 __all__ = ["Prompt", "answer", "colours", "refine", "tight_box", "vote"]
 
-#: How much more a better candidate weighs: exp(SHARPNESS * difference of expected IoU).
-SHARPNESS = 20.0
+#: How much more a better candidate weighs, exp(sharpness * difference of expected IoU): all candidates for one box tell of the same
+#: object, and the graph cut settles what they leave open; those for a point may tell of its parts.
+BOX_SHARPNESS, POINT_SHARPNESS = 6.0, 20.0
 #: Longest side, in pixels, of the picture that the graph cut sees.
 CUT_SIZE = 96
 
@@ -51,7 +52,7 @@ def answer(forest: Forest | None, prompt: Prompt, tile: Tile, alternatives: int)
 
 def _best(forest: Forest, prompt: Prompt, candidates: Candidates, tile: Tile, window: np.ndarray) -> tuple[np.ndarray, float]:
     """The mask that the candidates agree on, and the IoU expected of it."""
-    shares = vote(forest, candidates)
+    shares, expected = vote(forest, candidates, POINT_SHARPNESS if prompt.box is None else BOX_SHARPNESS)
     if prompt.box is None and prompt.points is not None:
         shares = np.maximum(shares, _left_out(forest, shares, *prompt.points))
     asked = (
@@ -71,7 +72,7 @@ def _best(forest: Forest, prompt: Prompt, candidates: Candidates, tile: Tile, wi
     ).any():  # the cut may not drop what was pointed at
         cut = drawn
     agreement = (cut & drawn).sum() / max((cut | drawn).sum(), 1)
-    return cut, float(candidates.score[0] * np.sqrt(agreement))
+    return cut, float(expected * np.sqrt(agreement))
 
 
 def _left_out(forest: Forest, shares: np.ndarray, points: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -82,7 +83,7 @@ def _left_out(forest: Forest, shares: np.ndarray, points: np.ndarray, labels: np
             alone = np.where((labels == 1) & (np.arange(len(labels)) != i), -1, labels)
             candidates = point_candidates(forest, points, alone)
             if len(candidates.which):
-                more = np.maximum(more, vote(forest, candidates))
+                more = np.maximum(more, vote(forest, candidates, POINT_SHARPNESS)[0])
     return more
 
 
@@ -92,13 +93,14 @@ def tight_box(mask: np.ndarray) -> np.ndarray:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
 
 
-def vote(forest: Forest, candidates: Candidates) -> np.ndarray:
-    """(n,) float64 belief in [0, 1] that a region belongs to the object: the weight of the candidates that hold it.
+def vote(forest: Forest, candidates: Candidates, sharpness: float) -> tuple[np.ndarray, float]:
+    """(n,) float64 belief in [0, 1] that a region belongs to the object, the weight of the candidates that hold it; and their mean score.
 
-    Candidates weigh exp(SHARPNESS * expected IoU).
+    Candidates weigh exp(sharpness * expected IoU).
     """
-    weight = np.exp(SHARPNESS * (candidates.score - candidates.score.max()))
-    return np.asarray((weight / weight.sum()) @ members(forest, candidates.which))
+    weight = np.exp(sharpness * (candidates.score - candidates.score[0]))
+    weight /= weight.sum()
+    return np.asarray(weight @ members(forest, candidates.which)), float(weight @ candidates.score)
 
 
 def refine(tile: Tile, belief: np.ndarray, box: np.ndarray) -> np.ndarray:
