@@ -67,7 +67,7 @@ def cli_page() -> str:
         "",
     ]
     lines += [
-        "Exit codes: 0 all good; 2 finished, but some inputs or entries failed; 1 failed; 130 interrupted. An error is one line.",
+        "Exit codes: 0 all good; 2 finished, but some inputs or entries failed; 1 failed; 130 interrupted; 143 stopped by SIGTERM. An error is one line.",
         "",
     ]
     lines += ["| command | |", "|---|---|"]
