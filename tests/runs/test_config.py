@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def test_plain_values_with_their_lines(path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n"])
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "\ufeffseed: 0\n", "seed: 0\r\n"])
 def test_an_empty_file_changes_nothing(path: Path, text: str) -> None:
     assert settings(path, text) == LabelSettings()
 
@@ -76,6 +77,11 @@ WRONG: dict[str, tuple[str | bytes, int, str]] = {
     "no mapping": ("- tau\n- 0.3", 1, "expected `setting: value` lines"),
     "not YAML": ("tau: 0.3\nbands: [1, 2", 2, "not valid YAML"),
     "not UTF-8": (b"seed: 1\n# caf\xe9\n", 2, "not UTF-8 text"),
+    "a list as a name": ("[1]: 2", 1, "expected `setting: value` lines"),
+    "a map as a name": ("seed: 1\n{a: 1}: 2", 2, "expected `setting: value` lines"),
+    "brackets without end": ("tau: " + "[" * 5000, 1, "nested too deep"),
+    "two documents": ("tau: 0.3\n---\ntau: 0.4", 2, "not valid YAML"),
+    "another encoding": ("tau: 0.3".encode("utf-16"), 1, "not UTF-8 text"),
     "a zero byte": (b"seed: 1\n\x00", 1, "not valid YAML"),
 }
 
@@ -104,3 +110,21 @@ def test_a_huge_file_is_not_even_parsed(path: Path) -> None:
     path.write_bytes(b"#" * 1_000_001)
     with pytest.raises(SettingsError, match="1,000,001 bytes"):
         read_config(path)
+
+
+def test_a_fifo_is_refused_and_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(SettingsError, match="not a file"):
+        read_config(path)
+
+
+def test_nothing_is_started(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from terralabel.cli.main import run
+
+    monkeypatch.chdir(path.parent)
+    path.write_text("tau: 0.3\nsede: 3\n")
+    with pytest.raises(SystemExit) as left:
+        run(["label", ".", "--out", "run", "--config", path.name])
+    assert left.value.code == 1
+    assert capsys.readouterr().err == "error: settings.yaml:2: unknown setting 'sede'. Did you mean 'seed'?\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["settings.yaml"]

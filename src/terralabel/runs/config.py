@@ -20,14 +20,16 @@ def read_config(path: Path) -> dict[str, tuple[Any, str]]:
     """
     import yaml
 
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise SettingsError(f"Cannot read {path}: it is not a file. Give --config a YAML file.")
     try:
-        raw = Path(path).read_bytes()
+        raw = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"Cannot read {path}: {error.strerror}. Give --config a YAML file.") from error
     if len(raw) > _LARGEST:
         raise SettingsError(f"{path} is {len(raw):,} bytes; a settings file has at most {_LARGEST:,}.")
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise SettingsError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8.") from error
@@ -42,13 +44,15 @@ def read_config(path: Path) -> dict[str, tuple[Any, str]]:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SettingsError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML ({problem}).") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}:1: not valid YAML (brackets nested too deep).") from error
     return _top_level(path, root)
 
 
 def _top_level(path: Path, root: Any) -> dict[str, tuple[Any, str]]:
     import yaml
 
-    if root is None:
+    if root is None or (isinstance(root, yaml.ScalarNode) and root.value == ""):
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise SettingsError(f"{path}:{root.start_mark.line + 1}: expected `setting: value` lines.")
@@ -56,6 +60,8 @@ def _top_level(path: Path, root: Any) -> dict[str, tuple[Any, str]]:
     constructor = yaml.SafeLoader("")
     for key_node, value_node in root.value:
         where = f"{path}:{key_node.start_mark.line + 1}: "
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise SettingsError(f"{where}expected `setting: value` lines.")
         key = str(key_node.value).replace("-", "_")
         if key in out:
             raise SettingsError(f"{where}{key!r} is set twice (first at {out[key][1].rstrip(': ')}).")
