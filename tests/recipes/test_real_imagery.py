@@ -15,7 +15,7 @@ pytestmark = pytest.mark.data
 CASES = {
     "eight bands": ("geo-io/torchsat/tiff_8channel_uint8.tif", {}),
     "16-bit, custom projection": ("geo-io/solaris/sample_geotiff_custom_proj.tif", {}),
-    "rotated": ("geo-io/rasterio/rotated.tif", {}),
+    "rotated (one colour: a single mask, which the gate would drop)": ("geo-io/rasterio/rotated.tif", {"tau": 1.0}),
     "float radar in dB with NaN": ("sen1floods11/Spain_7370579_S1Hand.tif", {"sensor": "sar"}),
     "complex or amplitude radar": ("geo-io/solaris/sar_vv.tif", {"sensor": "sar"}),
     "chosen bands of thirteen": ("sen1floods11/Spain_7370579_S2Hand.tif", {"bands": (4, 3, 2)}),
@@ -38,7 +38,7 @@ def test_labels_lie_on_the_source_grid(name: str, data_dir: Path, tmp_path: Path
         found, valid = labels.read(1), image.dataset_mask() > 0
     assert (found[~valid] == 255).all()
     assert (found[valid] != 255).mean() > 0.9
-    assert len(np.unique(found[found != 255])) >= 2
+    assert len(np.unique(found[found != 255])) >= (1 if "one colour" in name else 2)
 
 
 def test_a_place_that_is_only_ground_control_points_is_refused_with_the_way_out(data_dir: Path, tmp_path: Path) -> None:
