@@ -161,7 +161,7 @@ def _leaf_table(regions: Regions) -> np.ndarray:
 
 
 def _edge_table(regions: Regions) -> np.ndarray:
-    """(e, 6) float64 additive measures of each edge: length, fine, coarse and squared fine strength, weakness, inverse."""
+    """(e, 5) float64 additive measures of each edge: length, fine, coarse and squared fine strength, weakness."""
     fine, coarse = regions.strength[:, 0], regions.strength[:, 1]
     return np.stack([np.ones_like(fine), fine, coarse, fine * fine, regions.weak], 1) * regions.length[:, None]
 

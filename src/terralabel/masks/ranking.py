@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from terralabel.errors import WeightsError
 from terralabel.masks.hierarchies import FEATURES
@@ -34,9 +35,15 @@ class Ranking:
     def score(self, features: np.ndarray) -> np.ndarray:
         """Expected IoU, (m,) float32 in [0, 1], of nodes with `features` (m, d)."""
         signal = np.clip((features - self.mean) / self.scale, -6, 6).astype(np.float32)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            signal = np.maximum(signal @ weight + bias, 0)
-        return np.clip(signal @ self.weights[-1][:, 0] + self.biases[-1][0], 0, 1)
+        with _threads().limit(limits=1, user_api="blas"):  # the number of threads may change the last bit
+            for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+                signal = np.maximum(signal @ weight + bias, 0)
+            return np.clip(signal @ self.weights[-1][:, 0] + self.biases[-1][0], 0, 1)
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def load_ranking(name: str, width: int) -> Ranking:
