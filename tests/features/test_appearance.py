@@ -12,6 +12,7 @@ from terralabel.errors import ContractError
 from terralabel.features.appearance import Appearance, measure
 from terralabel.features.maps import pixel_maps
 from terralabel.features.regions import Regions
+from terralabel.testing import check_feature_extractor
 
 
 def disc(size: tuple[int, int], x: float, y: float, radius: float) -> np.ndarray:
@@ -34,6 +35,7 @@ def blobs() -> list[np.ndarray]:
 
 def test_is_a_feature_extractor():
     assert isinstance(Appearance(), FeatureExtractor)
+    check_feature_extractor(Appearance())
 
 
 def test_means_and_deviations_are_those_of_the_pixels(blobs):
