@@ -114,7 +114,7 @@ def survive(chosen: list[tuple[str, int, str]], images: Path, undisturbed: dict[
 
 def test_a_fault_between_write_sync_and_rename(images: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     chosen = points(undisturbed, 5)
-    survive(random.Random(1).sample(chosen, 4), images, undisturbed, tmp_path)
+    survive(random.Random(1).sample(chosen, 3), images, undisturbed, tmp_path)
 
 
 @pytest.mark.slow
@@ -149,9 +149,9 @@ class Started:
             )
 
     def wait_for_files(self, count: int) -> bool:
-        """Wait until the run holds `count` files; False when the command ended first."""
+        """Wait until the command has said something and the run holds `count` files; False when it ended first."""
         deadline = time.monotonic() + 300
-        while sum(path.is_file() for path in self.out.rglob("*")) < count:
+        while not self.said() or sum(path.is_file() for path in self.out.rglob("*")) < count:
             if self.process.poll() is not None:
                 return False
             assert time.monotonic() < deadline, self.said()
@@ -210,9 +210,11 @@ def check_end(started: Started, how: str) -> None:
     """The exit code and last words that belong to a strike; `finished` runs end by themselves."""
     began = time.monotonic()
     code = started.end()
+    if " (finished)" in started.said():
+        return  # all was done and said; a signal may still meet the interpreter on its way out
     expected = {"kill everything": -9, "kill the parent": -9, "SIGTERM": 143, "SIGINT": 130, "kill a worker": 0}[how]
-    assert code in (expected, 0), f"{how}: {code}\n{started.said()}"
-    if how in ("SIGTERM", "SIGINT") and code:
+    assert code == expected, f"{how}: {code}\n{started.said()}"
+    if how in ("SIGTERM", "SIGINT"):
         word = "stopped" if how == "SIGTERM" else "interrupted"
         assert started.said().splitlines()[-1] == f"{word}; the same command goes on from here", started.said()
         assert "Traceback" not in started.said()
