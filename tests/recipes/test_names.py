@@ -21,6 +21,7 @@ from terralabel.imagery.painter import write_demo
 from terralabel.recipes import measuring
 from terralabel.recipes.label import label
 from terralabel.recipes.run import export_run, open_run
+from tests.recipes.conftest import tree_hashes
 
 NAMES = [
     "with space.tif",
@@ -217,3 +218,16 @@ def test_a_disk_of_another_machine_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="not on this machine"):
             label(source, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_the_same_process_sees_changed_images(scene: Path, tmp_path: Path) -> None:
+    """Nothing of the first invocation is remembered beside what lies in the run."""
+    images = two(scene, tmp_path)
+    label(images, tmp_path / "run", clusters=3, workers=0)
+    for name in ("a.tif", "b.tif"):
+        with rasterio.open(images / name, "r+") as target:
+            pixels = target.read()
+            target.write(np.where(pixels > 0, pixels // 3 + 1, 0).astype(np.uint8))  # another stretch
+    again = label(images, tmp_path / "run", clusters=3, workers=0)
+    fresh = label(images, tmp_path / "fresh", clusters=3, workers=0)
+    assert tree_hashes(again.path) == tree_hashes(fresh.path)

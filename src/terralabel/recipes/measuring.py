@@ -99,7 +99,7 @@ class _Shard:
         self.skip = dict(job.skip)
         self.generator = make_generator(job.settings)
         self.extractor = _extractor(job.settings, job.extractor_state)
-        self.radiometry = _radiometry(job.run / "radiometry.json")
+        self.radiometry = _radiometry((job.run / "radiometry.json").read_text(encoding="utf-8"))
         self.done = MaskStore([job.masks]).shard(0) if job.masks.exists() else None
         self.width = 0  # of the features, once known
         self.raster: Any = None
@@ -167,8 +167,8 @@ class _Shard:
 
 
 @lru_cache(maxsize=2)
-def _radiometry(path: Path) -> Radiometry:
-    return Radiometry.from_json(path.read_text(encoding="utf-8"))
+def _radiometry(text: str) -> Radiometry:
+    return Radiometry.from_json(text)
 
 
 @lru_cache(maxsize=2)
