@@ -219,9 +219,9 @@ def show(results: dict[str, dict]) -> None:
         "tree_centre_best_of_3",
         "milliseconds_per_box",
     )
-    print(f"\n{'prompts, mIoU':<16}" + "".join(f"{c.replace('tree_', ''):>18}" for c in columns))
+    print(f"\n{'prompts, mIoU':<16}" + "".join(f"{c.replace('tree_', ''):>23}" for c in columns))
     for name, result in results.items():
-        print(f"{name:<16}" + "".join(f"{result['prompts'].get(c, float('nan')):>18.3f}" for c in columns))
+        print(f"{name:<16}" + "".join(f"{result['prompts'].get(c, float('nan')):>23.3f}" for c in columns))
 
 
 def main() -> None:
