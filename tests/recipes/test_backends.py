@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from terralabel.cli.main import run as terralabel
 from terralabel.imagery.painter import write_demo
 from terralabel.recipes import measuring
 from terralabel.recipes.label import label
@@ -161,6 +162,9 @@ def test_a_tile_that_always_kills_its_worker_is_quarantined_alone(
     run = run_with(images, tmp_path / "run", workers=1, masks="fickle:kill", features="appearance")
     only_the_second_failed(run, "crash: the worker process died", control)
     assert run.failures[0].status == "crash"
+    with pytest.raises(SystemExit) as left:
+        terralabel(["status", str(run.path)])
+    assert left.value.code == 2
 
 
 @pytest.mark.usefixtures("fickle")

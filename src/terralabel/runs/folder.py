@@ -139,6 +139,7 @@ class RunFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             self.remove_temporary()
             yield
+            self.remove_temporary()  # a worker may outlive its killed parent by half a second, and be cut off in writing
         finally:
             os.close(descriptor)
 
