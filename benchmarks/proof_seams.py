@@ -47,7 +47,7 @@ def with_clusters_of(whole: Run, tiled: Run, scratch: Path) -> np.ndarray:
     )
     assign_group(job)
     painted = replace(
-        paint_job(tiled.layout, group.name),
+        paint_job(tiled.layout, group),
         assigned=job.out,
         classes=whole.classes,
         labels=(scratch / "labels.tif",),

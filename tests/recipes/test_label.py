@@ -130,6 +130,29 @@ def test_an_image_repaired_later_is_labelled(painted: Path, tmp_path: Path) -> N
     assert not run.failures and len(run.scenes) == 3
 
 
+def test_an_image_more_leaves_the_masks_of_the_others_alone(tmp_path: Path) -> None:
+    """Groups begin where names say so, and radiometry and features are fitted once: only what is new is computed."""
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+
+    def paint(index: int) -> None:
+        pixels = np.kron(rng.integers(0, 255, (4, 4, 3)), np.ones((12, 12, 1))).astype(np.uint8)
+        with rasterio.open(
+            images / f"{index:04d}.tif", "w", driver="GTiff", height=48, width=48, count=3, dtype="uint8"
+        ) as target:
+            target.write(np.moveaxis(pixels, 2, 0))
+
+    for index in range(1, 200):
+        paint(index)
+    before = label(images, tmp_path / "run", clusters=3, workers=0, min_size=4)
+    stamps = {p.name: p.stat().st_mtime_ns for p in (before.path / "parts" / "masks").iterdir()}
+    paint(0)
+    after = label(images, tmp_path / "run", clusters=3, workers=0, min_size=4)
+    kept = [p for p in (after.path / "parts" / "masks").iterdir() if stamps.get(p.name) == p.stat().st_mtime_ns]
+    assert len(after.scenes) == 200 and len(kept) >= len(stamps) - 2 >= 2
+
+
 def test_an_image_whose_pixels_rot_is_a_failed_tile(painted: Path, tmp_path: Path) -> None:
     """Opens, but a block does not decode: found when the tile is read."""
     images = tmp_path / "images"

@@ -59,7 +59,9 @@ def make_generator(settings: LabelSettings) -> Any:
     """The mask generator; a backend that only takes prompts is driven by a grid of points."""
     name, _, _ = resolve(settings)
     _, grid, prompted = name.partition("everything:")
-    backend = registry.create("masks", prompted if grid else name)
+    backend = registry.create(
+        "masks", prompted if grid else name, **({"min_size": settings.min_size} if name == "tree" else {})
+    )
     if hasattr(backend, "generate") and not grid:
         return backend
     from terralabel.masks.everything import Everything

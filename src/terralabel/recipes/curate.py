@@ -230,7 +230,7 @@ def _shared_pixels(
             rasters = tuple(Path(scratch) / f"{group.name}-{i}.tif" for i in range(len(group.scenes)))
             nothing = Path(scratch) / "none"
             job = replace(
-                paint_job(run.layout, group.name),
+                paint_job(run.layout, group),
                 classes=plain,
                 labels=rasters,
                 corrections=nothing,

@@ -14,8 +14,8 @@ from terralabel.recipes.settings import LabelSettings
 
 __all__ = ["dry_run"]
 
-#: Measured on aerial imagery with the tree masks (docs/speed.md): bytes a run leaves on disk per pixel of the scenes.
-_DISK_PER_PIXEL = 1.5
+#: With the tree masks (`du` of the runs of `make proof-memory`): bytes a run leaves on disk per pixel of the scenes.
+_DISK_PER_PIXEL = 2.5
 #: Bytes of working memory per pixel of a window and worker, and what an idle worker holds.
 _MEMORY_PER_PIXEL = 500
 _MEMORY_IDLE = 250_000_000

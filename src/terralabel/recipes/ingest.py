@@ -83,8 +83,19 @@ def _look(task: _Look) -> tuple[Scene | Failure, tuple[int, int]]:
         return Failure(str(source.path), "vanished", f"{source.path}: {error.strerror}"), (0, 0)
 
 
-def ingest(folder: RunFolder, found: Sources, settings: LabelSettings, engine: Engine, progress: Progress) -> Ingested:
-    """Describe every image and write scenes.jsonl and radiometry.json; hashes of unchanged files are taken over."""
+def ingest(
+    folder: RunFolder,
+    found: Sources,
+    settings: LabelSettings,
+    engine: Engine,
+    progress: Progress,
+    *,
+    refit: bool = False,
+) -> Ingested:
+    """Describe every image and write scenes.jsonl and radiometry.json; hashes of unchanged files are taken over.
+
+    `refit` fits the radiometry anew where the run has one.
+    """
     known = _known_hashes(folder)
     tasks = []
     for source in found.files:
@@ -110,7 +121,7 @@ def ingest(folder: RunFolder, found: Sources, settings: LabelSettings, engine: E
     if not scenes:
         first = failures[0]
         raise InputError(f"None of {len(failures)} inputs can be used; the first: {first.reason}", first.status)
-    unfit = _radiometry(folder, scenes, settings, progress)
+    unfit = _radiometry(folder, scenes, settings, refit)
     failures += unfit
     bad = {f.source for f in unfit}
     scenes = sorted((s for s in scenes if s.source not in bad), key=lambda s: s.key)
@@ -122,8 +133,11 @@ def ingest(folder: RunFolder, found: Sources, settings: LabelSettings, engine: E
     return Ingested(tuple(scenes), tuple(failures))
 
 
-def _radiometry(folder: RunFolder, scenes: list[Scene], settings: LabelSettings, progress: Progress) -> list[Failure]:
-    """Fit the data set's radiometry; the scenes it is not for come back as failures."""
+def _radiometry(folder: RunFolder, scenes: list[Scene], settings: LabelSettings, refit: bool) -> list[Failure]:
+    """The data set's radiometry; the scenes it is not for come back as failures.
+
+    Fitted once: images that come later take the one that is there, so that the masks of the others stay as they are.
+    """
     fit = fit_radiometry(
         [s.source for s in scenes],
         sensor=settings.sensor,
@@ -131,8 +145,14 @@ def _radiometry(folder: RunFolder, scenes: list[Scene], settings: LabelSettings,
         seed=settings.seed,
         follow_vrt=settings.follow_vrt,
     )
-    write_text(folder.radiometry_path, fit.radiometry.to_json() + "\n")
+    if refit or not folder.radiometry_path.is_file() or not _alike(load_radiometry(folder), fit.radiometry):
+        write_text(folder.radiometry_path, fit.radiometry.to_json() + "\n")
     return [Failure(str(s.path), s.status, s.reason) for s in fit.unfit]
+
+
+def _alike(old: Radiometry, new: Radiometry) -> bool:
+    """Whether both are for the same kind of numbers, bands and sensor, whatever their ranges."""
+    return replace(old, low=new.low, high=new.high) == new and old.count == new.count
 
 
 def load_radiometry(folder: RunFolder) -> Radiometry:

@@ -83,7 +83,7 @@ def label_settings(
         if why:
             progress.say(why)
         with note("ingest"):
-            ingested = ingest.ingest(folder, found, settings, engine, progress)
+            ingested = ingest.ingest(folder, found, settings, engine, progress, refit=overwrite)
         clusterer = make_clusterer(settings, getattr(extractor, "scaling", "standard"))
         with note("fit features"):
             fitted = fit_extractor(folder, settings, ingested.scenes, extractor, progress)

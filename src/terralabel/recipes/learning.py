@@ -34,14 +34,14 @@ def fit_extractor(
 ) -> str:
     """Fit an extractor that learns (has `fit`) on a sample of the tiles; "" for one that does not.
 
-    Returns the digest under which what it learned lies in the run; equal inputs and settings give equal ones.
+    Returns the name under which what it learned lies in the run. Fitted once, like the radiometry: images that come later
+    are measured with what is there.
     """
     if not hasattr(extractor, "fit"):
         return ""
     radiometry = hashlib.sha256(folder.radiometry_path.read_bytes()).hexdigest()
-    inputs = [[scene.key, scene.sha256, scene.split] for scene in scenes]
     how = [settings.transductive, settings.sensor]
-    name = digest(["extractor", 1, extractor.name, extractor.version, radiometry, inputs, how])
+    name = digest(["extractor", 2, extractor.name, extractor.version, radiometry, how])
     path = folder.path / "parts" / "extractor" / f"all-{name}.npz"
     if not path.exists():
         plans = sample_tiles(scenes, settings)

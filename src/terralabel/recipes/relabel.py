@@ -16,6 +16,7 @@ from terralabel.errors import RunError
 from terralabel.export.corrections import load_corrections
 from terralabel.recipes.layout import Layout
 from terralabel.recipes.painting import AssignJob, PaintJob, assign_group, cluster_blocks, load_splits, paint_group
+from terralabel.recipes.plan import Group
 from terralabel.runs.engine import Crash, Engine
 from terralabel.runs.progress import Progress
 
@@ -152,7 +153,7 @@ def _overlap(layout: Layout, count: int) -> np.ndarray:
 
     total = np.zeros((count, 65536), dtype=np.int64)
     for group in layout.groups:
-        for scene, blocks in cluster_blocks(paint_job(layout, group.name)):
+        for scene, blocks in cluster_blocks(paint_job(layout, group)):
             path = layout.label_path(scene)
             if not path.is_file():
                 continue
@@ -166,9 +167,8 @@ def _overlap(layout: Layout, count: int) -> np.ndarray:
     return total
 
 
-def paint_job(layout: Layout, group_name: str) -> PaintJob:
+def paint_job(layout: Layout, group: Group) -> PaintJob:
     """The painting of one group as things stand now."""
-    group = layout.groups[int(group_name)]
     text = (
         layout.folder.classes_path.read_text(encoding="utf-8") if layout.folder.classes_path.is_file() else Classes().to_json()
     )
@@ -192,7 +192,7 @@ def corrections_digest(layout: Layout) -> str:
 
 def refresh_labels(layout: Layout, engine: Engine, progress: Progress) -> None:
     """Paint the rasters that do not show the clusters, classes and corrections as they are now; remove those of no scene."""
-    jobs = [paint_job(layout, group.name) for group in layout.groups]
+    jobs = [paint_job(layout, group) for group in layout.groups]
     run_missing("labels", "groups", paint_group, jobs, _is_painted, engine, progress)
     _remove_strangers(layout)
 

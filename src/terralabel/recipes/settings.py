@@ -26,7 +26,7 @@ class LabelSettings:
         high=1.0,
         group=_MASKS,
     )
-    min_size: int = setting(32, "Drop masks of fewer pixels.", low=1, group=_MASKS)
+    min_size: int = setting(48, "Drop masks of fewer pixels.", low=1, group=_MASKS)
     features: str = setting(
         "auto",
         "Features per mask: auto, appearance, pooled, or an encoder by name (timm:MODEL, hf:MODEL, mobilenet_v2:FILE).",
