@@ -112,3 +112,28 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
             return  # dead, only not reaped by whoever adopted it
         time.sleep(0.1)
     pytest.fail("the worker outlived its parent")
+
+
+def process_id(x: int) -> int:
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def test_closing_waits_for_no_worker() -> None:
+    """One that was killed may have held the lock of the queue from which the others would hear that they may leave."""
+    engine = ProcessEngine(2)
+    workers = sorted({pid for _, pid in engine.map(process_id, [0, 1, 2, 3])})
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)  # nor do these hear anything
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 8
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
+def test_an_idle_worker_that_is_killed_is_replaced() -> None:
+    engine = ProcessEngine(2)
+    ((_, worker),) = engine.map(process_id, [0])
+    os.kill(worker, signal.SIGKILL)
+    assert dict(engine.map(square, list(range(5)))) == {x: x * x for x in range(5)}
+    engine.close()

@@ -111,7 +111,7 @@ class ProcessEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         if self._idle is not None:
-            self._idle.shutdown()
+            _stop(self._idle)
             self._idle = None
 
     def _take_pool(self, workers: int) -> ProcessPoolExecutor:
@@ -175,13 +175,18 @@ class ProcessEngine:
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
-    """End the pool now: on an error or Ctrl-C nobody waits for shards that will be done again anyway."""
+    """End the pool now: what its workers still do is not wanted, or will be done again.
+
+    Nobody asks them to leave: a worker that was killed may have died with the queue's lock in its hands, and the others
+    would wait for that lock forever.
+    """
     processes = list((pool._processes or {}).values())
-    busy = sys.exc_info()[0] is not None
-    pool.shutdown(wait=not busy, cancel_futures=True)
-    if busy:
-        for process in processes:
-            process.terminate()
+    manager: Any = pool._executor_manager_thread
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.kill()
+    if manager is not None:
+        manager.join(10)
 
 
 def engine_for(workers: int) -> Engine:
