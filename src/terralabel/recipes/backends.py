@@ -39,7 +39,7 @@ def resolve(settings: LabelSettings) -> tuple[str, str, str]:
         why = "masks: tree (no network needed; `terralabel models list` shows what else can be used)"
     features = settings.features
     if features == "auto":
-        features = "appearance" if masks == "tree" else "pooled"
+        features = "pooled" if _has_network(masks) else "appearance"
     if masks.endswith(_WEIGHTS):
         from terralabel.nets.weights import check
 
@@ -52,6 +52,11 @@ def resolve(settings: LabelSettings) -> tuple[str, str, str]:
             "features pooled: the tree masks have no network to pool from; use --features appearance or an encoder's name."
         )
     return masks, features, why
+
+
+def _has_network(masks: str) -> bool:
+    """True for a mask backend that says, by a true `makes_features`, that it gives a feature map to pool from."""
+    return masks != "tree" and bool(getattr(registry.create("masks", masks), "makes_features", False))
 
 
 @lru_cache(maxsize=4)
