@@ -127,7 +127,8 @@ def refine(tile: Tile, belief: np.ndarray, box: np.ndarray) -> np.ndarray:
         return drawn
     cv2.setRNGSeed(0)
     small = np.ascontiguousarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA))
-    cv2.grabCut(small, trimap, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
+    unused = (0, 0, 1, 1)  # the rectangle plays no part where a mask is given
+    cv2.grabCut(small, trimap, unused, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
     cut = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
     found = np.zeros_like(inside)
     found[frame] = (cv2.resize(cut, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5) & inside[frame]
