@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA ?= ../shared/data
 
-.PHONY: help setup setup-core demo test lint types tests docs bench proof-label proof-masks proof-memory proof-crash proof-qgis clean
+.PHONY: help setup setup-core demo test lint types tests docs bench proof-label proof-masks proof-memory proof-seams proof-crash proof-qgis clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ proof-label: $(VENV)/all.stamp  ## mIoU on real sets against k-means baselines (
 
 proof-masks: $(VENV)/all.stamp  ## overlap and recall of the tree masks on real instances (DATA=folder)
 	$(BIN)/python benchmarks/proof_masks.py --data $(DATA) --json proof/masks.json --pictures proof/masks
+
+proof-seams: $(VENV)/all.stamp  ## tiled against untiled on real images, five tile sizes (DATA=folder)
+	$(BIN)/python benchmarks/proof_seams.py --data $(DATA) --json proof/seams.json
 
 proof-memory: $(VENV)/all.stamp  ## peak memory for 15,000 and 30,000 px square rasters (an hour or so)
 	$(BIN)/python benchmarks/proof_memory.py
