@@ -62,7 +62,8 @@ proof-crash: $(VENV)/all.stamp  ## kill -9 at random moments, rerun, compare byt
 
 proof-qgis: $(VENV)/all.stamp  ## render a run in a real QGIS (needs Debian's python3-qgis)
 	$(BIN)/terralabel demo --out proof/qgis
-	QT_QPA_PLATFORM=offscreen /usr/bin/python3 benchmarks/qgis_render.py proof/qgis/export proof/qgis/qgis.png
+	QT_QPA_PLATFORM=offscreen /usr/bin/python3 benchmarks/qgis_render.py proof/qgis/qgis.png \
+		proof/qgis/export/geotiff/scene_1.tif proof/qgis/export/geopackage/labels.gpkg:masks
 
 clean:  ## remove what make made (the environment too)
 	rm -rf $(VENV) demo proof build .pytest_cache .mypy_cache .ruff_cache
