@@ -11,7 +11,7 @@ import rasterio
 
 import terralabel as tl
 from terralabel.core.files import TEMPORARY_PREFIX
-from terralabel.errors import InputError, RunError, SettingsError
+from terralabel.errors import InputError, RunError, SettingsError, WeightsError
 from terralabel.recipes.label import estimate, label
 from terralabel.recipes.run import Run, export_run, open_run, report_run
 from terralabel.recipes.settings import LabelSettings
@@ -216,6 +216,16 @@ def test_a_run_of_another_format_is_refused(painted: Path, run: Run) -> None:
 def test_settings_that_make_no_sense_start_nothing(painted: Path, tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         label(painted / "images", tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_from_a_weights_file_say_what_the_file_is(painted: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "weights.npz", some=np.zeros(3, np.float32))
+    with pytest.raises(SettingsError, match=r"npz.*use --masks tree"):
+        label(painted / "images", tmp_path / "run", masks=str(tmp_path / "weights.npz"))
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>sign in</html>")
+    with pytest.raises(WeightsError, match="HTML"):
+        label(painted / "images", tmp_path / "run", masks=str(tmp_path / "page.pth"))
     assert not (tmp_path / "run").exists()
 
 

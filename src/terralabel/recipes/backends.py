@@ -37,16 +37,16 @@ def resolve(settings: LabelSettings) -> tuple[str, str, str]:
     if masks == "auto":
         masks = "tree"
         why = "masks: tree (no network needed; `terralabel models list` shows what else can be used)"
-    features = settings.features
-    if features == "auto":
-        features = "pooled" if _has_network(masks) else "appearance"
-    if masks.endswith(_WEIGHTS):
+    if masks.endswith(_WEIGHTS) or Path(masks).is_file():
         from terralabel.nets.weights import check
 
         found = str(check(Path(masks))).splitlines()[0]
         raise SettingsError(
             f"--masks {masks}: {found}; this version has no mask generator for weights files: use --masks tree."
         )
+    features = settings.features
+    if features == "auto":
+        features = "pooled" if _has_network(masks) else "appearance"
     if features == "pooled" and masks == "tree":
         raise SettingsError(
             "features pooled: the tree masks have no network to pool from; use --features appearance or an encoder's name."
