@@ -224,7 +224,7 @@ def test_masks_from_a_weights_file_say_what_the_file_is(painted: Path, tmp_path:
     with pytest.raises(SettingsError, match=r"npz.*use --masks tree"):
         label(painted / "images", tmp_path / "run", masks=str(tmp_path / "weights.npz"))
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>sign in</html>")
-    with pytest.raises(WeightsError, match="HTML"):
+    with pytest.raises(WeightsError, match="web page"):
         label(painted / "images", tmp_path / "run", masks=str(tmp_path / "page.pth"))
     assert not (tmp_path / "run").exists()
 

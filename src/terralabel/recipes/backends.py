@@ -28,7 +28,7 @@ _EVERYTHING = (
     "min_mask_region_area",
 )
 
-_WEIGHTS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin")
+_WEIGHTS = (".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors")
 
 
 def resolve(settings: LabelSettings) -> tuple[str, str, str]:
@@ -37,7 +37,7 @@ def resolve(settings: LabelSettings) -> tuple[str, str, str]:
     if masks == "auto":
         masks = "tree"
         why = "masks: tree (no network needed; `terralabel models list` shows what else can be used)"
-    if masks.endswith(_WEIGHTS) or Path(masks).is_file():
+    if masks.endswith(_WEIGHTS) or (masks not in registry.names("masks") and Path(masks).is_file()):
         from terralabel.nets.weights import check
 
         found = str(check(Path(masks))).splitlines()[0]
