@@ -43,14 +43,18 @@ def watched(arguments: list[str]) -> dict[str, float]:
     process = subprocess.Popen([*COMMAND, *arguments])
     main = psutil.Process(process.pid)
     peaks = {"main": 0.0, "worker": 0.0}
-    while process.poll() is None:
-        peaks["main"] = max(peaks["main"], peak_mb(process.pid))
+    while True:
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            break
         try:
             children = main.children(recursive=True)
         except psutil.Error:
             children = []
         peaks["worker"] = max([peaks["worker"], *(peak_mb(child.pid) for child in children)])
         time.sleep(0.25)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    peaks["main"] = usage.ru_maxrss * 1024 / 1e6  # the kernel's record, however short the process lived
     if process.returncode:
         raise SystemExit(f"{' '.join(arguments)} ended with exit code {process.returncode}")
     return {"seconds": round(time.monotonic() - began, 1), **{k: round(v) for k, v in peaks.items()}}

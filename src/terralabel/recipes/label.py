@@ -188,6 +188,8 @@ def _quarantine(job: MeasureJob, crash: Crash, engine: Engine, progress: Progres
 
 def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
     """One object across seams: links per shard, then objects per group."""
+    if any(layout.has_seams(group) for group in layout.groups):
+        engine.close()  # fresh workers: what a mosaic's objects need shall not come on top of what its masks left behind
     links = [
         LinkJob(group, position, layout.mask_paths(group), layout.link_path(group, shard))
         for group in layout.groups

@@ -96,7 +96,7 @@ def gather_objects(job: ObjectJob) -> dict[str, Any]:
 
     Objects and features are row for row; a row of the painted part is the core of one tile.
     """
-    masks = MaskStore(job.mask_paths)
+    masks = MaskStore(job.mask_paths, keep=5)  # a tile and its neighbours in the rows above and below
     vectors = _FeatureStore(job.feature_paths)
     notes: dict[str, Any] = {"numbers": [], "rows": []}
     with (
@@ -115,15 +115,18 @@ def gather_objects(job: ObjectJob) -> dict[str, Any]:
         measure({"feature": np.zeros((0, vectors.width), np.float32)})
         for index, (scene, tiles) in enumerate(scene_tiles(job.group)):
             found = _stitched(tiles, masks, _links_of(job, index, tiles))
-            seen = np.zeros(len(found.last), dtype=np.int64)
+            seen = np.zeros(len(found.last), dtype=np.int32)
             for core, numbers in _paint(tiles, masks, found):
-                seen += np.bincount(numbers[numbers >= 0], minlength=len(seen))
+                shown = numbers[numbers >= 0]
+                low = int(shown.min()) if shown.size else 0
+                pixels = np.bincount(shown - low)  # the numbers of a tile lie near one another
+                seen[low : low + len(pixels)] += pixels.astype(np.int32)
                 row = {"scene": np.array([index], np.int32), "core": np.array([[core.x, core.y, core.width, core.height]])}
                 paint({**row, "number": Ragged(numbers.ravel(), np.array([0, numbers.size]))})
             rows = 0
             stream = ((plan, masks.shard(s)[i], pieces) for (s, i, plan), pieces in zip(tiles, found.pieces, strict=True))
             for batch in assemble(scene.key, stream, found.last, first_id=0):
-                append(_object_columns(index, batch, seen[batch.id]))
+                append(_object_columns(index, batch, seen[batch.id].astype(np.int64)))
                 rows += len(batch)
             notes["numbers"].append(len(found.last))
             notes["rows"].append(rows)
@@ -166,8 +169,11 @@ def _stitched(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore, links: t
 def _global_pairs(counts: np.ndarray, links: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Rows (tile, other tile, mask, other mask) -> pairs of positions among all masks of the scene."""
     rows, strength = links
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return np.stack([offsets[rows[:, 0]] + rows[:, 2], offsets[rows[:, 1]] + rows[:, 3]], 1), strength
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)  # `resolve` refuses scenes of more masks than that
+    pairs = np.empty((len(rows), 2), dtype=np.int32)
+    for side in (0, 1):
+        np.add(offsets[rows[:, side]], rows[:, side + 2], out=pairs[:, side])
+    return pairs, strength
 
 
 def _links_of(job: ObjectJob, index: int, tiles: list[tuple[int, int, TilePlan]]) -> tuple[np.ndarray, np.ndarray]:
