@@ -120,7 +120,8 @@ def _distinct(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _squared(features: np.ndarray, norms: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    products = features @ centres.T
+    with np.errstate(all="ignore"):  # BLAS kernels may raise flags for lanes beyond the data; all entries are finite here
+        products = features @ centres.T
     products *= -2
     products += norms[:, None]
     products += np.einsum("ij,ij->i", centres, centres)
