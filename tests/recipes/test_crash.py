@@ -221,6 +221,7 @@ def check_end(started: Started, how: str) -> None:
         assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow  # its moments are the machine's to choose; `make proof-crash` runs it with the other random kills
 def test_stopped_politely_and_with_a_worker_killed(images: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     """SIGTERM ends it with a note; resumed with a worker killed midway it finishes with the same bytes."""
     first = Started(images, tmp_path / "run", 1)

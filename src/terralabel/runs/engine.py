@@ -154,8 +154,8 @@ class ProcessEngine:
                     with _hidden_main(), _ctrl_c_later():
                         try:
                             pending[pool.submit(function, tasks[position])] = tasks[position]
-                        # a worker that dies while another is being started closes the pool's pipes under it: OSError
-                        except (BrokenProcessPool, OSError):
+                        # a worker that dies while another is being started closes the pool and its pipes under it
+                        except (RuntimeError, OSError, ValueError):
                             lost.append(tasks[position])
                     position += 1
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
