@@ -20,7 +20,7 @@ from terralabel.errors import MissingExtraError, SettingsError, WeightsError
 from terralabel.nets.checkpoints import compare_keys, read_state
 from terralabel.nets.weights import cache_folder, find, is_offline
 
-__all__ = ["Backbone", "load_hf", "load_mobilenet", "load_timm"]
+__all__ = ["Backbone", "hub_file", "load_hf", "load_mobilenet", "load_timm", "package", "quiet"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Endings before a network's own keys in checkpoints of whole models.
@@ -69,7 +69,8 @@ class Backbone:
     digest: str
 
 
-def _package(name: str) -> Any:
+def package(name: str) -> Any:
+    """An optional package; `MissingExtraError` with the way out where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -82,12 +83,12 @@ def choose_device(device: str) -> str:
     """ "auto" is the first GPU when there is one, else the CPU."""
     if device != "auto":
         return device
-    return "cuda" if _package("torch").cuda.is_available() else "cpu"
+    return "cuda" if package("torch").cuda.is_available() else "cpu"
 
 
 def _digest(net: Any) -> str:
     """sha256 of all weights, by key, in order of keys."""
-    torch, total = _package("torch"), hashlib.sha256()
+    torch, total = package("torch"), hashlib.sha256()
     for key, value in sorted(net.state_dict().items()):
         total.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
         total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -103,7 +104,7 @@ def _ready(net: Any, maps: Callable[[Any], list[Any]], device: str, **facts: Any
 def load_mobilenet(argument: str, device: str = "auto") -> Backbone:
     """MobileNetV2 from a file of folded weights; from the cache when `argument` is empty."""
     device = choose_device(device)
-    mobilenet = _package("terralabel.nets.mobilenet")
+    mobilenet = package("terralabel.nets.mobilenet")
     path = Path(argument).expanduser() if argument else find("mobilenet_v2")
     if path is None:
         raise WeightsError(
@@ -118,7 +119,7 @@ def load_timm(argument: str, device: str = "auto") -> Backbone:
 
     Networks of several strides give each from 4 on; vision transformers their last layer.
     """
-    device, timm = choose_device(device), _package("timm")
+    device, timm = choose_device(device), package("timm")
     name, _, file = argument.partition("@")
     try:
         net = timm.create_model(name, pretrained=False, num_classes=0)
@@ -150,7 +151,7 @@ def _timm_file(name: str, config: Mapping[str, Any]) -> Path:
         )
     if repository.endswith("/"):
         repository += f"{config.get('architecture', name)}.{config['tag']}" if config.get("tag") else name
-    return _hub_file(repository, "model.safetensors", f"timm:{name}@FILE")
+    return hub_file(repository, "model.safetensors", f"timm:{name}@FILE")
 
 
 def _load_timm_state(net: Any, state: dict[str, Any], what: str) -> None:
@@ -172,7 +173,7 @@ def load_hf(argument: str, device: str = "auto") -> Backbone:
 
     Networks of several strides give each; vision transformers their last layer. Only safetensors, never remote code.
     """
-    device, transformers = choose_device(device), _package("transformers")
+    device, transformers = choose_device(device), package("transformers")
     folder = _hf_folder(argument)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     config = transformers.AutoConfig.from_pretrained(str(folder), **options)
@@ -182,7 +183,7 @@ def load_hf(argument: str, device: str = "auto") -> Backbone:
     if is_backbone:
         options["out_indices"] = tuple(range(1, len(depths) + 1)) if depths else (-1,)
     factory = getattr(transformers, mapping[config.model_type]) if is_backbone else transformers.AutoModel
-    with _quiet(transformers.logging):
+    with quiet(transformers.logging):
         net, info = factory.from_pretrained(str(folder), use_safetensors=True, output_loading_info=True, **options)
     _check_loaded(net, info, argument)
     patch = getattr(config, "patch_size", None)
@@ -194,7 +195,7 @@ def load_hf(argument: str, device: str = "auto") -> Backbone:
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
+def quiet(logging: Any) -> Iterator[None]:
     """Without transformers' report on heads that are not used; what matters is checked by `_check_loaded`."""
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -244,10 +245,10 @@ def _hf_folder(argument: str) -> Path:
         return given
     if given.is_absolute() or argument.startswith((".", "~")) or argument.count("/") > 1:
         raise WeightsError(f"{argument}: no such folder.")
-    config = _hub_file(argument, "config.json", "hf:FOLDER")
-    _hub_file(argument, "model.safetensors", "hf:FOLDER")
+    config = hub_file(argument, "config.json", "hf:FOLDER")
+    hub_file(argument, "model.safetensors", "hf:FOLDER")
     with suppress(WeightsError):  # not every repository has one; ImageNet's mean and deviation are taken then
-        _hub_file(argument, "preprocessor_config.json", "hf:FOLDER")
+        hub_file(argument, "preprocessor_config.json", "hf:FOLDER")
     return config.parent
 
 
@@ -258,12 +259,12 @@ def _hf_normalisation(folder: Path) -> dict[str, Any]:
     return {"mean": tuple(stated.get("image_mean", IMAGENET_MEAN)), "std": tuple(stated.get("image_std", IMAGENET_STD))}
 
 
-def _hub_file(repository: str, file: str, instead: str) -> Path:
+def hub_file(repository: str, file: str, instead: str) -> Path:
     """A file of a hub repository: from our cache, from the hub's own cache, or, unless offline, downloaded."""
     ours = cache_folder() / "hub" / repository / file
     if ours.is_file():
         return ours
-    hub = _package("huggingface_hub")
+    hub = package("huggingface_hub")
     try:
         return Path(hub.hf_hub_download(repository, file, local_files_only=is_offline()))
     except Exception as error:  # the hub's own tree of errors changes; each means: the file is not here

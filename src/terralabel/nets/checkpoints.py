@@ -240,13 +240,15 @@ def _architecture(shapes: Mapping[str, Any]) -> str:
     return next((name for name, keys in _SIGNATURES.items() if plain.issuperset(keys)), "not one that is known by its keys")
 
 
-def read_state(path: Path) -> dict[str, np.ndarray | Any]:
+def read_state(path: Path, report: WeightsReport | None = None) -> dict[str, np.ndarray | Any]:
     """The tensors of a checked file: numpy arrays of an npz, torch tensors (on the CPU) of the others.
+
+    `report` is what `check` has said of the file just now, so that it is not read twice. Torch files are mapped, not read.
 
     Nothing in the file is run: ``allow_pickle=False``, safetensors, ``weights_only=True`` after `check`. Dicts inside
     ("state_dict", "model") are flattened to the one with most tensors.
     """
-    kind = check(path).kind
+    kind = (report or check(path)).kind
     try:
         return _LOADERS[kind](path)
     except ImportError as error:
@@ -271,7 +273,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 def _load_torch(path: Path) -> dict[str, Any]:
     import torch
 
-    return _largest(torch.load(path, map_location="cpu", weights_only=True))
+    return _largest(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
 
 _LOADERS: dict[str, Callable[[Path], dict[str, Any]]] = {

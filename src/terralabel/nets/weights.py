@@ -25,6 +25,7 @@ __all__ = [
     "cache_folder",
     "check",
     "find",
+    "how_to_get",
     "is_offline",
     "list_models",
     "models_table",
@@ -149,6 +150,12 @@ def pull(
             raise WeightsError(_by_hand(model, final, "no address is known" if address is None else "offline"))
         _download(address, final, model)
     return check(final, model.sha256)
+
+
+def how_to_get(name: str) -> str:
+    """What to do about a known checkpoint that is not in the cache, in one line."""
+    model = _model(name)
+    return _by_hand(model, cache_folder() / model.file, "not in the cache")
 
 
 def _by_hand(model: Model, final: Path, why: str) -> str:
