@@ -1,0 +1,63 @@
+"""Self-attention with decomposed relative positions (MViTv2), as SAM's image encoder has it.
+
+The released code builds the bias for all heads at once: 805 MB for the 64 x 64 grid of ViT-B. Here a few rows of queries
+are done at a time, so that their scores stay in the cache: the bias is written where the product is then added.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["attend", "attend_rows", "dense_bias", "relative_positions"]
+
+#: Scores held at once by `attend_rows`, in numbers: 4 MB in float32.
+_SCORES = 1 << 20
+
+
+def relative_positions(table: Tensor, size: int) -> Tensor:
+    """The (size, size, d) embeddings of query i seen from key k, from a (2 n - 1, d) table of distances.
+
+    A table of another length is resized linearly, as the released code does for images of other sizes.
+    """
+    length = 2 * size - 1
+    if len(table) != length:
+        table = F.interpolate(table.T[None], size=length, mode="linear")[0].T
+    steps = torch.arange(size, device=table.device)
+    return table[steps[:, None] - steps[None, :] + size - 1]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """softmax(q k^T + bias) v for n heads, scores in float32.
+
+    q (n, h, w, d), scaled already; k, v (n, H * W, d); rel_h (n, h, w, H), rel_w (n, h, w, W) float32, the bias's two parts.
+    Returns (n, h * w, d).
+    """
+    n, h, w, d = q.shape
+    scores = (rel_h[..., :, None] + rel_w[..., None, :]).view(n, h * w, -1)
+    queries = q.reshape(n, h * w, d)
+    if q.dtype == torch.float32:
+        scores.baddbmm_(queries, k.transpose(1, 2))
+        return torch.softmax(scores, -1, out=scores) @ v
+    scores += queries @ k.transpose(1, 2)
+    return torch.softmax(scores, -1, out=scores).to(v.dtype) @ v
+
+
+def attend_rows(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """The same for large grids: one head and a few rows of queries at a time. k, v (n, H, W, d); returns (n, h, w, d)."""
+    n, h, w, d = q.shape
+    out = torch.empty_like(q)
+    rows = max(1, _SCORES // (w * k[0, ..., 0].numel()))
+    keys, values = k.flatten(1, 2), v.flatten(1, 2)
+    for head in range(n):
+        one = slice(head, head + 1)
+        for y in range(0, h, rows):
+            part = (one, slice(y, y + rows))
+            out[part] = attend(q[part], keys[one], values[one], rel_h[part], rel_w[part]).view_as(out[part])
+    return out
+
+
+def dense_bias(rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """The whole (..., h * w, H * W) bias at once, for accelerators."""
+    return (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2).flatten(-3, -2)
