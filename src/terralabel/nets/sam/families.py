@@ -124,11 +124,10 @@ def _version(family: str, keys: Mapping[str, Any]) -> str:
 
 def _plain(key: str) -> str:
     """A key of transformers' video model of SAM 3, which holds the tracker among others, as the tracker itself names it."""
+    key = key.removeprefix("tracker_model.")
     if key.startswith("detector_model.vision_encoder.backbone."):
         return key.removeprefix("detector_model.")
-    if key.startswith("tracker_neck."):
-        return "vision_encoder.neck." + key.removeprefix("tracker_neck.")
-    return key.removeprefix("tracker_model.")
+    return "vision_encoder.neck." + key.removeprefix("tracker_neck.") if key.startswith("tracker_neck.") else key
 
 
 def _named(family: str, layout: str, shapes: Shapes) -> dict[str, Sequence[int]]:
@@ -221,13 +220,13 @@ def _hiera_vision(shapes: Shapes) -> tuple[str, dict[str, Any]]:
 
 def _repvit_vision(shapes: Shapes) -> tuple[str, dict[str, Any]]:
     """RepViT-M1 of timm; custom are other channels and depths of it."""
-    block = "vision_encoder.backbone.timm_model.stages_{}.blocks.{}.token_mixer.conv.conv.weight"
+    block = "vision_encoder.backbone.timm_model.stages_{}.blocks.{}.token_mixer.conv.c.weight"
     blocks = [_count(shapes, block.replace("{}", str(stage), 1)) for stage in range(4)]
     channels = [shapes[block.format(stage, 0)][0] for stage in range(4)]
     published = (channels, blocks) == _REPVIT_M1
     arguments: dict[str, Any] = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
     arguments |= {} if published else {"embed_dim": channels, "depth": blocks}
-    backbone = {"model_type": "timm_wrapper", "architecture": "repvit_m1", "model_args": arguments}
+    backbone = {"model_type": "timm_wrapper", "architecture": "repvit_m1", "num_classes": 2, "model_args": arguments}
     side = _SIDE if published else _CUSTOM_SIDE
     vision = _pyramid(backbone, channels, shapes["vision_encoder.neck.convs.0.weight"][0], side)
     return ("repvit_m1" if published else "custom"), vision
@@ -340,6 +339,7 @@ _TINY_HIERA: dict[str, Any] = {
 _TINY_REPVIT: dict[str, Any] = {
     "model_type": "timm_wrapper",
     "architecture": "repvit_m1",
+    "num_classes": 2,  # unused; without it transformers fails to build the configuration
     "model_args": {
         "in_chans": 3,
         "features_only": True,

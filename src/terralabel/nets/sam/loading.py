@@ -85,7 +85,10 @@ def check_fit(shapes: Mapping[str, Any], checkpoint: Checkpoint, what: str) -> N
 
     `shapes` are tensors or shapes by the file's own keys.
     """
-    wanted: Mapping[str, Any] = _empty(checkpoint).state_dict()
+    _check_fit(shapes, checkpoint, what, _empty(checkpoint).state_dict())
+
+
+def _check_fit(shapes: Mapping[str, Any], checkpoint: Checkpoint, what: str, wanted: Mapping[str, Any]) -> None:
     if checkpoint.layout == "official":
         wanted = to_official(wanted, checkpoint)
     else:
@@ -117,12 +120,13 @@ def _load_file(path: Path) -> Loaded:
 
 def _assemble(state: Mapping[str, Any], checkpoint: Checkpoint, what: str) -> Any:
     """The model with these tensors in it, after checking that they fit exactly."""
-    check_fit(state, checkpoint, what)
+    model = _empty(checkpoint)
+    _check_fit(state, checkpoint, what, model.state_dict())
     own = {key: state[full] for key, full in own_keys(state).items()}
     if checkpoint.layout == "official":
         own = to_transformers(own, checkpoint)
     own.setdefault(COPIED[1], own[COPIED[0]].clone())
-    return _filled(_empty(checkpoint), own)
+    return _filled(model, own)
 
 
 def _filled(model: Any, state: Mapping[str, Tensor]) -> Any:
