@@ -189,6 +189,10 @@ class RunView(Protocol):
         """The scene's objects in batches of some thousands, corrections applied, always in the same order."""
         ...
 
+    def instances(self, scene_key: str) -> Iterator[tuple[Window, np.ndarray]]:
+        """(window, (h, w) int64 id of the object each pixel shows, 0 for none), corrections applied; windows do not overlap."""
+        ...
+
     def tiles(self, scene_key: str) -> Iterator[TileRecord]:
         """The scene's tiles in the order of processing."""
         ...

@@ -46,6 +46,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "coco": "terralabel.export.coco:Coco",
         "geojson": "terralabel.export.vectors:GeoJson",
         "yolo": "terralabel.export.yolo:Yolo",
+        "instances": "terralabel.export.instances:Instances",
     },
 }
 

@@ -90,6 +90,15 @@ class FakeRun:
     def objects(self, scene_key: str) -> Iterator[Objects]:
         yield from self.batches[scene_key]
 
+    def instances(self, scene_key: str) -> Iterator[tuple[Window, np.ndarray]]:
+        objects = [(o.area[i], o.id[i], o.bbox[i], o.crop(i)) for o in self.batches[scene_key] for i in range(len(o))]
+        labels = self.labels[scene_key]
+        shown = np.zeros(labels.shape, dtype=np.int64)
+        for _, number, (x, y, w, h), crop in sorted(objects, key=lambda row: -row[0]):
+            shown[y : y + h, x : x + w][crop] = number
+        for x in (0, 40):
+            yield Window(x, 0, 40, len(shown)), shown[:, x : x + 40]
+
     def tiles(self, scene_key: str) -> Iterator[FakeTile]:
         scene = next(s for s in self.scenes if s.key == scene_key)
         half = Window(0, 0, scene.width // 2, scene.height)

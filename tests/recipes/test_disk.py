@@ -20,7 +20,7 @@ from tests.recipes.conftest import tree_hashes
 
 _DRIVER = Path(__file__).with_name("crash_driver.py")
 _PAGE = 4096
-_FORMATS = ["geotiff", "geopackage", "geoparquet", "geojson", "coco", "yolo", "mmseg", "png"]
+_FORMATS = ["geotiff", "geopackage", "geoparquet", "geojson", "coco", "yolo", "mmseg", "png", "instances"]
 
 Disk = Callable[..., Path]
 

@@ -86,7 +86,7 @@ def test_awkward_names_the_whole_way(
     run = open_run(tmp_path / "-run")
     assert {str(Path(s.source).relative_to(images)) for s in run.scenes} == set(NAMES)
     assert len({s.key.casefold() for s in run.scenes}) == len(NAMES)
-    formats = "geotiff,geopackage,geoparquet,geojson,coco,yolo,mmseg,png"
+    formats = "geotiff,geopackage,geoparquet,geojson,coco,yolo,mmseg,png,instances"
     written = say("export", tmp_path / "-run", "--format", formats, "--out", tmp_path / "exported").splitlines()
     assert len(written) >= 3 * len(NAMES)
     say("report", tmp_path / "-run")

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from terralabel.core.grid import Window
 from terralabel.errors import InputError, RunError
+from terralabel.export.corrections import FIRST_ID, Correction, Corrections, save_corrections
+from terralabel.export.shapes import Shape
 from terralabel.imagery.radiometry import Radiometry
-from terralabel.recipes.run import Run, open_run, report_run, require_finished
+from terralabel.recipes.run import Run, export_run, open_run, report_run, require_finished
 
 
 @pytest.fixture
@@ -71,3 +74,44 @@ def test_failures_are_listed_or_counted(run: Run, monkeypatch: pytest.MonkeyPatc
     assert "failed   12 inputs; the reasons" in counted and ".tif: " not in counted
     run.failed_tiles = (Failure("a-0-0", "crash", "crash: killed"),)
     assert "failed   12 inputs and 1 tile; the reasons" in run.summary(list_failures=False)
+
+
+def test_instances_are_the_objects_that_pixels_show(run: Run) -> None:
+    shown = {}
+    for scene in run.scenes:
+        ids = np.full((scene.height, scene.width), -1, dtype=np.int64)
+        for window, block in run.instances(scene.key):
+            assert (ids[window.slices()] == -1).all()
+            ids[window.slices()] = block
+        shown[scene.key] = ids
+        objects = {int(o.id[i]): (o, i) for o in run.objects(scene.key) for i in range(len(o))}
+        seen, pixels = np.unique(ids, return_counts=True)
+        assert seen.min() >= 0 and set(seen.tolist()) - {0} <= set(objects)
+        for number, count in zip(seen.tolist(), pixels.tolist(), strict=True):
+            if number:
+                batch, i = objects[number]
+                x, y, w, h = batch.bbox[i]
+                inside = ids[y : y + h, x : x + w][batch.crop(i)]
+                assert (inside == number).sum() == count, "an object shows only pixels of its own"
+                others = [objects[k][0].area[objects[k][1]] for k in set(inside.tolist()) - {number}]
+                assert all(area <= batch.area[i] for area in others), "only smaller ones lie on top"
+    assert len(set.intersection(*({*np.unique(ids).tolist()} - {0} for ids in shown.values()))) == 0
+
+
+def test_instances_follow_corrections(run: Run, tmp_path: Path) -> None:
+    key = run.scenes[0].key
+    window, block = next(run.instances(key))
+    drawn = Shape.of_runs(np.array([0, 60 * 60]), Window(10, 20, 60, 60))
+    assert drawn is not None
+    save_corrections(run.layout.corrections_path(), Corrections((Correction(key, 3, drawn),)))
+    changed = open_run(run.path)
+    _, after = next(changed.instances(key))
+    there = {int(i) for o in changed.objects(key) for i in o.id}
+    assert set(np.unique(after).tolist()) - {0} <= there and FIRST_ID in there
+    assert (after[20:80, 10:70] == FIRST_ID).all()
+    same = (after == block) | (after == 0)
+    same[20:80, 10:70] = True
+    assert window.area == 160 * 160 and same.all()
+    (file, *_) = export_run(changed, ["instances"], tmp_path / "out")
+    with rasterio.open(file) as raster:
+        assert np.array_equal(raster.read(1), after) and raster.dtypes == ("uint32",)

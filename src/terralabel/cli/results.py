@@ -33,7 +33,9 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            "--format", "-f", help="One or more of geotiff, geopackage, geoparquet, coco, yolo, mmseg, png, comma-separated."
+            "--format",
+            "-f",
+            help="One or more of geotiff, instances, geopackage, geoparquet, geojson, coco, yolo, mmseg, png, comma-separated.",
         ),
     ] = "geotiff,geopackage",
 ) -> int:

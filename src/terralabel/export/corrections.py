@@ -29,9 +29,11 @@ __all__ = [
     "FIRST_ID",
     "Correction",
     "Corrections",
+    "apply_to_instances",
     "apply_to_objects",
     "apply_to_raster",
     "corrected_batches",
+    "corrected_ids",
     "load_corrections",
     "save_corrections",
     "taken",
@@ -99,9 +101,13 @@ class Corrections:
 
     def near(self, box: Window, first: int = 0) -> list[Correction]:
         """Those from number `first` on whose boxes meet a window, in order."""
+        return [self.items[k] for k in self.places_near(box, first)]
+
+    def places_near(self, box: Window, first: int = 0) -> list[int]:
+        """The numbers of what `near` gives."""
         x0, y0, x1, y1 = self.corners[first:].T
         meets = (x0 < box.right) & (x1 > box.x) & (y0 < box.bottom) & (y1 > box.y)
-        return [self.items[first + k] for k in np.flatnonzero(meets)]
+        return (first + np.flatnonzero(meets)).tolist()
 
     def renumbered(self, class_ids: Mapping[int, int]) -> Corrections:
         """With other class ids, for a class map in which classes were merged or dropped (-> 255)."""
@@ -119,6 +125,17 @@ def apply_to_raster(block: np.ndarray, window: Window, corrections: Corrections)
             if item.class_id > np.iinfo(block.dtype).max:
                 raise ContractError(f"Class {item.class_id} does not fit {block.dtype}: widen the block before correcting it.")
             block[common.relative_to(window).slices()][item.shown.crop(common)] = item.class_id
+    return block
+
+
+def apply_to_instances(block: np.ndarray, window: Window, corrections: Corrections, ids: np.ndarray) -> np.ndarray:
+    """A block (h, w) of object ids with one scene's corrections painted over it, by their `ids` from `corrected_ids`; a copy."""
+    block = block.copy()
+    for k in corrections.places_near(window):
+        shown = corrections.items[k].shown
+        common = window.intersect(shown.box)
+        if common.area:
+            block[common.relative_to(window).slices()][shown.crop(common)] = ids[k]
     return block
 
 
@@ -172,14 +189,18 @@ def corrected_batches(scene_key: str, batches: Iterable[Objects], corrections: C
     mine = corrections.of(scene_key)
     for objects in batches:
         yield apply_to_objects(objects, mine)
-    numbered = [(FIRST_ID + k, item) for k, item in enumerate(corrections.items) if item.scene == scene_key]
-    visible = [
-        (number, item)
-        for k, (number, item) in enumerate(numbered)
-        if item.class_id != IGNORE and not _superseded(item, mine.near(item.whole.box, k + 1))
-    ]
+    ids = corrected_ids(scene_key, corrections).tolist()
+    visible = [(number, item) for number, item in zip(ids, mine.items, strict=True) if number]
     for start in range(0, len(visible), _BATCH):
         yield _as_objects(scene_key, visible[start : start + _BATCH])
+
+
+def corrected_ids(scene_key: str, corrections: Corrections) -> np.ndarray:
+    """The object id of each correction of a scene, (n,) int64: `FIRST_ID` + its place among all; 0 where it shows no object."""
+    mine = corrections.of(scene_key)
+    places = [k for k, item in enumerate(corrections.items) if item.scene == scene_key]
+    shows = [i.class_id != IGNORE and not _superseded(i, mine.near(i.whole.box, k + 1)) for k, i in enumerate(mine.items)]
+    return np.where(shows, FIRST_ID + np.array(places, dtype=np.int64), 0)
 
 
 def _superseded(item: Correction, later: list[Correction]) -> bool:

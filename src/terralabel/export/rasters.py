@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from terralabel.core.scene import Scene
 from terralabel.errors import ContractError, RunError, SpaceError
 from terralabel.export.styles import pam_categories, raster_style
 
-__all__ = ["GeoTiff", "label_colors", "label_environment", "write_error", "write_label_raster"]
+__all__ = ["GeoTiff", "label_colors", "label_environment", "write_error", "write_grid", "write_label_raster"]
 
 #: Side of the tiles inside a label raster, in pixels.
 _BLOCK = 512
@@ -60,12 +60,13 @@ def write_error(error: Exception, final: Path, doing: str = "write") -> RunError
 class _Tiles:
     """Gathers blocks of any size into the raster's own tiles, so that each is compressed and written exactly once.
 
-    Holds only tiles that are partly covered: one row of them when blocks come row by row.
+    `nothing` is the value of pixels that no block covers. Holds only tiles that are partly covered: one row of them when blocks come row by row.
     """
 
     width: int
     height: int
     dtype: str
+    nothing: int = IGNORE
     partial: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     done: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -107,7 +108,7 @@ class _Tiles:
 
     def _blank(self, place: Window) -> tuple[np.ndarray, np.ndarray]:
         shape = (place.height, place.width)
-        return np.full(shape, IGNORE, dtype=self.dtype), np.zeros(shape, dtype=bool)
+        return np.full(shape, self.nothing, dtype=self.dtype), np.zeros(shape, dtype=bool)
 
     def _check(self, window: Window, block: np.ndarray) -> None:
         if block.shape != (window.height, window.width):
@@ -136,12 +137,31 @@ def write_label_raster(
     bytes. What was written is read back and compared before it gets its name.
     """
     final = Path(final)
-    tiles = _Tiles(scene.width, scene.height, classes.dtype)
+
+    def dress(target: rasterio.io.DatasetWriter) -> None:
+        target.write_colormap(1, label_colors(classes))
+        target.colorinterp = (ColorInterp.palette,)
+        target.update_tags(TERRALABEL_CLASSES=classes.to_json(), **(tags or {}))
+
+    write_grid(final, scene, blocks, dtype=classes.dtype, nothing=IGNORE, dress=dress)
+    return [final, *_write_side_files(final, classes)]
+
+
+def write_grid(
+    final: Path,
+    scene: Scene,
+    blocks: Iterable[tuple[Window, np.ndarray]],
+    *,
+    dtype: str,
+    nothing: int,
+    dress: Callable[[rasterio.io.DatasetWriter], None],
+) -> None:
+    """Write integers on a scene's grid, as `write_label_raster` does; `nothing` is nodata, `dress` adds colours and tags."""
+    tiles = _Tiles(scene.width, scene.height, dtype, nothing)
     with atomic_path(final) as temporary, label_environment(final):
-        with rasterio.open(temporary, "w", **_profile(scene, classes)) as target:
-            target.write_colormap(1, label_colors(classes))
-            target.colorinterp = (ColorInterp.palette,)
-            target.update_tags(AREA_OR_POINT="Area", TERRALABEL_CLASSES=classes.to_json(), **(tags or {}))
+        with rasterio.open(temporary, "w", **_profile(scene, dtype, nothing)) as target:
+            target.update_tags(AREA_OR_POINT="Area")
+            dress(target)
             for window, block in blocks:
                 for place, values in tiles.feed(window, block):
                     target.write(values, 1, window=_raster_window(place))
@@ -149,10 +169,9 @@ def write_label_raster(
                 target.write(values, 1, window=_raster_window(place))
         _build_overviews(temporary, scene)
         _verify(temporary, tiles)
-    return [final, *_write_side_files(final, classes)]
 
 
-def _profile(scene: Scene, classes: Classes) -> dict[str, object]:
+def _profile(scene: Scene, dtype: str, nothing: int) -> dict[str, object]:
     """Creation options; deterministic, readable by every GDAL of the last ten years."""
     place: dict[str, object] = {}
     if scene.georeference.is_placed:
@@ -162,8 +181,8 @@ def _profile(scene: Scene, classes: Classes) -> dict[str, object]:
         "width": scene.width,
         "height": scene.height,
         "count": 1,
-        "dtype": classes.dtype,
-        "nodata": IGNORE,
+        "dtype": dtype,
+        "nodata": nothing,
         "tiled": True,
         "blockxsize": _BLOCK,
         "blockysize": _BLOCK,

@@ -15,7 +15,7 @@ from terralabel.core.files import atomic_path
 from terralabel.core.grid import Window
 from terralabel.core.scene import Scene
 from terralabel.recipes.plan import Group
-from terralabel.runs.parts import iterate_part, read_notes, read_part, write_part
+from terralabel.runs.parts import Ragged, iterate_part, read_notes, read_part, write_part
 
 __all__ = [
     "AssignJob",
@@ -27,6 +27,7 @@ __all__ = [
     "load_splits",
     "paint_group",
     "save_splits",
+    "shown_numbers",
 ]
 
 
@@ -141,6 +142,16 @@ def paint_group(job: PaintJob) -> dict[str, Any]:
 def cluster_blocks(job: PaintJob) -> Iterator[tuple[Scene, Iterator[tuple[Window, np.ndarray]]]]:
     """Each scene of a group with its cluster ids (-1 for none), tile core by tile core."""
     return _blocks(job, None)
+
+
+def shown_numbers(painted: Path, index: int) -> Iterator[tuple[Window, np.ndarray]]:
+    """Of scene `index` of a group (window, (h, w) int32 object number of each pixel, -1 for none), tile core by tile core."""
+    for row in iterate_part(painted, rows=1):
+        if int(np.asarray(row["scene"])[0]) == index:
+            core = Window(*np.asarray(row["core"])[0].tolist())
+            numbers = row["number"]
+            assert isinstance(numbers, Ragged)
+            yield core, numbers.values.reshape(core.height, core.width)
 
 
 def _blocks(job: PaintJob, table: Mapping[int, int] | None) -> Iterator[tuple[Scene, Iterator[tuple[Window, np.ndarray]]]]:

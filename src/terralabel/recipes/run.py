@@ -21,6 +21,7 @@ from terralabel.core.settings import from_mapping
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
 from terralabel.recipes.layout import Layout, recorded
+from terralabel.recipes.painting import shown_numbers
 from terralabel.recipes.plan import Group
 from terralabel.recipes.settings import LabelSettings
 from terralabel.recipes.stitching import scene_tiles
@@ -214,6 +215,24 @@ class Run:
             runs=runs.values[source],
             offsets=offsets,
         )
+
+    def instances(self, scene_key: str) -> Iterator[tuple[Window, np.ndarray]]:
+        """(window, (h, w) int64 id of the object each pixel shows, 0 for none), corrections applied, tile core by tile core.
+
+        Every id is one of `objects`; what a correction leaves over of an object that it replaces is 0.
+        """
+        from terralabel.export.corrections import apply_to_instances, corrected_ids
+
+        group, index = self._group_of[scene_key]
+        corrections = self.corrections
+        mine, ids = corrections.of(scene_key), corrected_ids(scene_key, corrections)
+        first, count = self._first_ids[scene_key], read_notes(self.layout.objects_path(group))["numbers"][index]
+        id_of = np.append(np.arange(first, first + count, dtype=np.int64), 0)  # the last: no object
+        if len(mine):
+            there = np.concatenate([batch.id for batch in self.objects(scene_key)])
+            id_of[~np.isin(id_of, there)] = 0
+        for window, numbers in shown_numbers(self.layout.painted_path(group), index):
+            yield window, apply_to_instances(id_of[numbers], window, mine, ids)
 
     def object_count(self) -> int:
         """Objects found, before corrections."""
