@@ -15,14 +15,20 @@ import torch
 from torch import Tensor
 
 from terralabel.errors import SettingsError
+from terralabel.nets.sam.decoder import Answers, MaskDecoder, Prepared
 from terralabel.nets.sam.embedding import Embedding
 from terralabel.nets.sam.encoders import make_encoder
+from terralabel.nets.sam.prompts import embed, point_tokens
 
 __all__ = ["Passing", "SamNetwork", "make_network"]
 
 PRECISIONS = ("bf16", "fp32")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+#: Prompts at once on a CPU: a chunk's image side stays in the last cache; layer 0's tokens, which have none, go by groups.
+CPU_CHUNK, CPU_GROUP = 2, 16
+#: The most at once on a GPU.
+GPU_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,11 @@ class SamNetwork:
         self.alternatives = int(model.config.mask_decoder_config.num_multimask_outputs)
         self.batch_used = 0
         self._encode = make_encoder(self.model, precision=precision)
+        with torch.inference_mode():
+            self.decoder = MaskDecoder(self.model, torch.float32 if precision == "fp32" else torch.bfloat16)
+        on_cpu = torch.device(device).type == "cpu"
+        self._chunk, self._group = (CPU_CHUNK, CPU_GROUP) if on_cpu else (GPU_CHUNK, None)
+        self._last: tuple[Embedding, Prepared] | None = None
 
     def encode(self, pixels: Tensor) -> list[Embedding]:
         """Embeddings of (B, 3, S, S) float32 pixels, normalised and padded."""
@@ -87,53 +98,91 @@ class SamNetwork:
         """Mask logits (b, k, m, m) float32 and predicted IoU (b, k) float32 of b prompts.
 
         points (b, p, 2) with labels (b, p): 1 foreground, 0 background, -1 no point; boxes (b, 4) xyxy; mask_inputs
-        (b, 1, m, m) logits. Any combination; k is 1 or `alternatives`.
+        (b, 1, m, m) logits. Any combination; k is `alternatives` where `multimask`, else 1.
         """
-        given = [prompt for prompt in (points, boxes, mask_inputs) if prompt is not None]
-        if not given:
-            raise SettingsError("A prompt is points, boxes or mask inputs; got none of them.")
-        rows = [
-            self._decode_one(
-                e,
-                points=None if points is None else points[i : i + 1, None].float(),
-                labels=None if labels is None else labels[i : i + 1, None],
-                boxes=None if boxes is None else boxes[i : i + 1, None].float(),
-                masks=None if mask_inputs is None else mask_inputs[i : i + 1].float(),
-                multimask=multimask,
-            )
-            for i in range(len(given[0]))
-        ]
-        return torch.cat([logits for logits, _ in rows]), torch.cat([iou for _, iou in rows])
-
-    def _decode_one(self, e: Embedding, *, points: Any, labels: Any, boxes: Any, masks: Any, multimask: bool) -> Any:
-        image: Any = e.image[None]
-        if self.family in ("sam", "sam_hq"):
-            extra = {"intermediate_embeddings": [features[None] for features in e.extra]} if e.extra else {}
-        else:
-            image, extra = [*(level[None] for level in e.high_res), image], {}
-        out = self.model(
-            image_embeddings=image,
-            input_points=points,
-            input_labels=labels,
-            input_boxes=boxes,
-            input_masks=masks,
-            multimask_output=multimask,
-            **extra,
-        )
-        return out.pred_masks[:, 0].float(), out.iou_scores[:, 0].float()
+        given = {"points": points, "labels": labels, "boxes": boxes, "mask_inputs": mask_inputs}
+        on_device = {kind: prompt if prompt is None else prompt.to(self.device) for kind, prompt in given.items()}
+        prompts = embed(self.model, **on_device)
+        tokens = self.decoder.with_own_tokens(prompts.tokens)
+        chunk = self._chunk if prompts.dense is None else 1
+        answers = []
+        for start in range(0, len(tokens), chunk):
+            prepared = self._prepare(e) if prompts.dense is None else self.decoder.prepare(e, prompts.dense[start])
+            part = tokens[start : start + chunk]
+            answer = self.decoder.answer(prepared, part, self.decoder.begin(prepared, part))
+            answers.append(self.decoder.masks(prepared, answer, multimask=multimask))
+        logits, iou = zip(*answers, strict=True)
+        return torch.cat(logits), torch.cat(iou)
 
     @torch.inference_mode()
     def decode_passing(self, e: Embedding, points: Tensor, *, pred_iou_thresh: float, batch: int) -> Iterator[Passing]:
-        """The masks of (n, 2) foreground points, each a prompt of its own, whose predicted IoU exceeds the threshold."""
-        k = self.alternatives
-        for start in range(0, len(points), batch):
-            part = points[start : start + batch]
-            labels = torch.ones(len(part), 1, dtype=torch.int64, device=part.device)
-            logits, iou = self.decode(e, points=part[:, None], labels=labels, multimask=True)
-            passes = iou > pred_iou_thresh
-            yield Passing(start * k + passes.flatten().nonzero()[:, 0], iou[passes], logits[passes])
+        """The masks of (n, 2) foreground points, each a prompt of its own, whose predicted IoU exceeds the threshold.
+
+        `batch` prompts go at once on a GPU; a CPU computes in small chunks that stay in its cache and only returns about
+        `batch` at once, so that the result does not depend on it. Where memory runs out the batch is halved.
+        """
+        prepared, points = self._prepare(e), points.to(self.device)
+        size = batch if self._group is None else -(-batch // self._group) * self._group
+        start = 0
+        while start < len(points):
+            try:
+                passing = self._passing(prepared, points[start : start + size], start, pred_iou_thresh)
+            except RuntimeError as error:
+                size = self._halved(size, error)
+                continue
+            self.batch_used = size
+            yield passing
+            start += size
+
+    def _passing(self, prepared: Prepared, points: Tensor, first: int, thresh: float) -> Passing:
+        k, group = self.alternatives, self._group or len(points)
+        found = []
+        for start in range(0, len(points), group):
+            tokens = self.decoder.with_own_tokens(point_tokens(self.model, points[start : start + group]))
+            begun = self.decoder.begin(prepared, tokens)
+            for row in range(0, len(tokens), self._chunk):
+                part = slice(row, row + self._chunk)
+                answers = self.decoder.answer(prepared, tokens[part], [x[part] for x in begun])
+                index, iou, logits = self._drawn(prepared, answers, thresh)
+                found.append((index + (first + start + row) * k, iou, logits))
+        index, iou, logits = (torch.cat(column) for column in zip(*found, strict=True))
+        return Passing(index, iou, logits)
+
+    def _drawn(self, prepared: Prepared, answers: Answers, thresh: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Index within these prompts, IoU and logits of what passes; prompts of which nothing passes are not upscaled."""
+        passes = answers.iou[:, 1:] > thresh
+        rows = passes.any(1).nonzero()[:, 0]
+        index, iou = passes.flatten().nonzero()[:, 0], answers.iou[:, 1:][passes]
+        if not len(rows):
+            return index, iou, iou.new_empty(0, self.mask_size, self.mask_size)
+        if len(rows) < len(passes):
+            answers, passes = answers.pick(rows), passes[rows]
+        return index, iou, self.decoder.logits(prepared, answers, slice(1, None))[passes]
+
+    def _prepare(self, e: Embedding) -> Prepared:
+        """The shared part of an embedding; that of the last one is kept."""
+        if self._last is None or self._last[0] is not e:
+            self._last = None
+            self._last = e, self.decoder.prepare(e)
+        return self._last[1]
+
+    def _halved(self, size: int, error: RuntimeError) -> int:
+        if not _is_out_of_memory(error):
+            raise error
+        if size == 1:
+            raise torch.OutOfMemoryError(f"Out of memory with a single prompt at once on {self.device}.") from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size //= 2
+        self._chunk = min(self._chunk, size)
+        self._group = None if self._group is None else min(self._group, size)
+        return size
 
 
 def make_network(loaded: Any, *, device: str = "cpu", precision: str = "fp32") -> SamNetwork:
     """The network of what `loading.load` returned, on a device ("cpu", "cuda") in a precision ("fp32", "bf16")."""
     return SamNetwork(loaded.model, loaded.checkpoint.family, device, precision)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

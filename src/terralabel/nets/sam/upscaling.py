@@ -1,0 +1,114 @@
+"""From the decoder's image side to mask logits: two transposed convolutions, and a product with each mask's own weights.
+
+A transposed convolution with kernel 2 and stride 2 writes every input position to a 2 x 2 block of its own: it is a matrix
+product, (positions, d) x (d, 4 c). Maps stay in this blocked order, channels last, until the logits are laid out at the end.
+
+The first product continues the two-way transformer's sums (`two_way.Update`):  norm(norm(k + A0' V0) + A1' V1) M  is
+(k M') scaled by row, made once per image, plus A0' (V0 M') + A1' (V1 M''), of rank heads x tokens instead of d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from terralabel.nets.sam.two_way import Update
+
+__all__ = ["SharedMaps", "Upscaling", "to_blocks", "to_raster"]
+
+
+@dataclass(frozen=True)
+class SharedMaps:
+    """What every prompt on one image shares.
+
+    image   (hw, 4 c) the image side before layer 0, through the folded norms and the first transposed convolution
+    fine    (hw or 1, 4 c) what is added after it: bias and, for SAM 2 and its kin, the finer features
+    finest  (4 hw or 1, 4 c / 2) the same after the second one
+    """
+
+    image: Tensor
+    fine: Tensor
+    finest: Tensor
+
+
+class Upscaling:
+    """The upscaling part of a transformers `...MaskDecoder`; `norms` are those of the image side, one per layer."""
+
+    def __init__(self, decoder: Any, norms: Sequence[Any], dtype: torch.dtype) -> None:
+        self.dtype, self.norm = dtype, decoder.upscale_layer_norm
+        first, second = _as_matrix(decoder.upscale_conv1), _as_matrix(decoder.upscale_conv2)
+        self.bias, self.second_bias = decoder.upscale_conv1.bias.repeat(4), decoder.upscale_conv2.bias.repeat(4)
+        self.second = second.to(dtype)
+        self.maps: list[Tensor] = []  # per layer, (d, 4 c): what its values are multiplied by
+        offsets: list[Tensor] = []
+        for norm in reversed(norms):
+            offsets.insert(0, norm.bias @ first)
+            first = _centred(norm.weight[:, None] * first)
+            self.maps.insert(0, first)
+        self.offsets, self.constant = offsets[:-1], offsets[-1] + self.bias
+
+    def shared(self, image: Tensor, high_res: Sequence[Tensor]) -> SharedMaps:
+        """The shared part of (hw, d) float32, the image embedding with its dense prompt, and of the finer features."""
+        fine, finest = self.constant[None], self.second_bias[None]
+        if high_res:
+            finest = to_blocks(high_res[0], 2) + finest
+            fine = to_blocks(high_res[1], 1) + fine
+        return SharedMaps(*(x.to(self.dtype) for x in (image @ self.maps[0], fine, finest)))
+
+    def features(self, shared: SharedMaps, updates: Sequence[Update]) -> Tensor:
+        """(b, 16 hw, c / 2) upscaled features in blocked order, after the last activation."""
+        left, right, scale = self._corrections(updates)
+        maps = torch.addcmul(shared.fine, scale, shared.image)  # b, hw, 4 c
+        maps.baddbmm_(left.transpose(1, 2), right)
+        maps = maps.view(len(maps), -1, maps.shape[-1] // 4)  # b, 4 hw, c
+        weight, bias = self.norm.weight.to(self.dtype), self.norm.bias.to(self.dtype)
+        maps = F.gelu(F.layer_norm(maps, maps.shape[-1:], weight, bias, self.norm.eps))
+        maps = torch.baddbmm(shared.finest.expand(*maps.shape[:2], -1), maps, self.second.expand(len(maps), -1, -1))
+        return F.gelu(maps).view(len(maps), -1, maps.shape[-1] // 4)
+
+    def _corrections(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the layers changed, as (b, r', hw) and (b, r', 4 c), and the scale (b, hw, 1) of what was there before."""
+        scale, left, right = updates[-1].rstd, [], []
+        for i in reversed(range(len(updates))):
+            left.append(updates[i].weights * scale.transpose(1, 2))
+            right.append(updates[i].values @ self.maps[i])
+            if i:
+                left.append(scale.transpose(1, 2))
+                right.append(self.offsets[i - 1].expand(len(scale), 1, -1))
+                scale = scale * updates[i - 1].rstd
+        return torch.cat(left, 1), torch.cat(right, 1).to(self.dtype), scale
+
+
+def to_blocks(maps: Tensor, levels: int) -> Tensor:
+    """(c, h, w) to blocked order, (h w / 4, 4 c), as `levels` successive products would write it: rows of 2 x 2 blocks of blocks."""
+    c, h, w = maps.shape
+    side_h, side_w = h >> levels, w >> levels
+    split = maps.reshape(c, side_h, *[2] * levels, side_w, *[2] * levels)
+    order = [1, 2 + levels]
+    for level in range(levels):
+        order += [2 + level, 3 + levels + level]
+    return split.permute(*order, 0).reshape(-1, 4 * c)
+
+
+def to_raster(maps: Tensor, side: int) -> Tensor:
+    """(..., side * side * 16) in blocked order of two levels to (..., 4 side, 4 side)."""
+    lead = maps.shape[:-1]
+    n = len(lead)
+    split = maps.reshape(*lead, side, side, 2, 2, 2, 2)
+    order = [*range(n), n, n + 2, n + 4, n + 1, n + 3, n + 5]
+    return split.permute(order).reshape(*lead, 4 * side, 4 * side)
+
+
+def _as_matrix(conv: Any) -> Tensor:
+    """(d, 4 c) of a transposed convolution with kernel and stride 2."""
+    return conv.weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _centred(matrix: Tensor) -> Tensor:
+    """So that  x _centred(m)  =  (x - mean(x)) m."""
+    return matrix - matrix.mean(0, keepdim=True)
