@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from terralabel.nets.sam.embedding import Embedding
@@ -37,39 +38,39 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Answers:
-    """b prompts after the transformer, before any mask is drawn.
+    """b prompts after the transformer, before any of their j masks is drawn.
 
-    iou      (b, 1 + k) float32 predicted IoU: of the single mask, then of the alternatives
-    hyper    (b, 1 + k, c) float32 what a mask's upscaled features are multiplied by
-    hq       (b, c) float32 the same of SAM-HQ's mask, or None
+    iou      (b, j) float32 predicted IoU
+    hyper    (b, j, c) float32 what a mask's upscaled features are multiplied by; SAM-HQ: (b, j + 1, c), its own mask last
     updates  how the image side was changed
     """
 
     iou: Tensor
     hyper: Tensor
-    hq: Tensor | None
     updates: tuple[Update, ...]
 
     def pick(self, rows: Tensor) -> Answers:
         """Some of the prompts."""
-        hq = None if self.hq is None else self.hq[rows]
-        return Answers(self.iou[rows], self.hyper[rows], hq, tuple(update.pick(rows) for update in self.updates))
+        return Answers(self.iou[rows], self.hyper[rows], tuple(update.pick(rows) for update in self.updates))
 
 
 class MaskDecoder:
     """The decoder of a transformers `SamModel`, `SamHQModel`, `Sam2Model`, `EdgeTamModel` or `Sam3TrackerModel`."""
 
-    def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype = torch.float32, rows: int = 0) -> None:
         decoder = model.mask_decoder
         self.decoder, self.dtype = decoder, dtype
         self.no_mask = model.prompt_encoder.no_mask_embed.weight[0]
         pe = model.get_image_wide_positional_embeddings()[0]
         self.side = pe.shape[-1]
         self.two_way = TwoWay(decoder.transformer, pe.flatten(1).T.contiguous(), dtype)
-        self.upscaling = Upscaling(decoder, [layer.layer_norm4 for layer in self.two_way.layers], dtype)
+        self.upscaling = Upscaling(decoder, [layer.layer_norm4 for layer in self.two_way.layers], dtype, rows)
         self.fine_mask = FineMask(decoder, dtype) if hasattr(decoder, "hq_token") else None
         self.own_tokens = _own_tokens(decoder)
-        self.iou_token = 1 if hasattr(decoder, "obj_score_token") else 0
+        self.dynamic = bool(getattr(decoder, "dynamic_multimask_via_stability", False))
+        alternatives = list(range(1, 1 + decoder.num_multimask_outputs))
+        self.several = _Heads(decoder, alternatives)
+        self.single = _Heads(decoder, [0, *alternatives] if self.dynamic else [0])
 
     def prepare(self, embedding: Embedding, dense: Tensor | None = None) -> Prepared:
         """The shared part of one image; `dense` (d, h, w) float32 is an embedded mask input, None where there is none."""
@@ -86,34 +87,34 @@ class MaskDecoder:
         """Layer 0 on the tokens' side of as many prompts as one likes; see `TwoWay.first_layer`."""
         return self.two_way.first_layer(prepared.side, tokens)
 
-    def answer(self, prepared: Prepared, tokens: Tensor, begun: Sequence[Tensor]) -> Answers:
+    def answer(self, prepared: Prepared, tokens: Tensor, begun: Sequence[Tensor], *, multimask: bool) -> Answers:
         """The transformer on b prompts, given their tokens (b, n, d) and what `begin` made of them."""
         queries, keys, values = begun
         image, first = self.two_way.first_update(prepared.side, keys, values)
         queries, image, later = self.two_way.later_layers(queries, tokens, image)
-        own = slice(self.iou_token, self.own_tokens.shape[0])  # nothing is predicted from the prompts' tokens
-        queries = self.two_way.last_read(queries[:, own], tokens[:, own], image)
-        networks = self.decoder.output_hypernetworks_mlps
-        hyper = torch.stack([network(queries[:, 1 + i]) for i, network in enumerate(networks)], 1)
-        hq = None if self.fine_mask is None else self.decoder.hq_mask_mlp(queries[:, -1])
-        return self._in_order(Answers(self.decoder.iou_prediction_head(queries[:, 0]), hyper, hq, (first, *later)))
+        heads = self.several if multimask else self.single
+        queries = self.two_way.last_read(queries[:, heads.tokens], tokens[:, heads.tokens], image)
+        iou, hyper = heads(queries)
+        if self.fine_mask is not None:
+            iou, hyper = _in_descending_order(iou, hyper)
+        return Answers(iou, hyper, (first, *later))
 
-    def logits(self, prepared: Prepared, answers: Answers, masks: slice = slice(None)) -> Tensor:
-        """Low-resolution logits (b, j, m, m) float32 of a range of the 1 + k masks."""
-        features = self.upscaling.features(prepared.maps, answers.updates)
-        hyper = answers.hyper[:, masks].to(features.dtype)
-        logits = to_raster(torch.bmm(hyper, features.transpose(1, 2)).to(answers.hyper.dtype), self.side)
-        if self.fine_mask is None or answers.hq is None:
-            return logits
-        return logits + self.fine_mask.logits(features, answers.hq, prepared.hq_features, self.side)[:, None]
+    def logits(self, prepared: Prepared, answers: Answers) -> Tensor:
+        """Low-resolution logits (b, j, m, m) float32 of all masks that were answered."""
+        changed, hyper = self.upscaling.corrections(answers.updates), answers.hyper
+        if self.fine_mask is None or prepared.hq_features is None:
+            return to_raster(self.upscaling.logits(prepared.maps, changed, hyper).to(hyper.dtype), self.side)
+        features = self.upscaling.features(prepared.maps, changed)
+        logits = torch.bmm(hyper[:, :-1].to(self.dtype), features.transpose(1, 2)).to(hyper.dtype)
+        fine = self.fine_mask.logits(features, hyper[:, -1], prepared.hq_features, self.side)
+        return to_raster(logits, self.side) + fine[:, None]
 
     def masks(self, prepared: Prepared, answers: Answers, *, multimask: bool) -> tuple[Tensor, Tensor]:
         """Logits (b, k or 1, m, m) and predicted IoU (b, k or 1) as the family answers a prompt."""
-        if multimask:
-            return self.logits(prepared, answers, slice(1, None)), answers.iou[:, 1:]
-        if not getattr(self.decoder, "dynamic_multimask_via_stability", False):
-            return self.logits(prepared, answers, slice(0, 1)), answers.iou[:, :1]
-        return self._single_or_best(self.logits(prepared, answers), answers.iou)
+        logits = self.logits(prepared, answers)
+        if multimask or not self.dynamic:
+            return logits, answers.iou
+        return self._single_or_best(logits, answers.iou)
 
     def _single_or_best(self, logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
         """Mask 0 where it is stable, elsewhere the alternative of the highest predicted IoU. (SAM 2, released code.)"""
@@ -125,14 +126,43 @@ class MaskDecoder:
         rows = torch.arange(len(iou), device=iou.device)
         return logits[rows, chosen][:, None], iou[rows, chosen][:, None]
 
-    def _in_order(self, answers: Answers) -> Answers:
-        """SAM-HQ's alternatives are in descending order of predicted IoU."""
-        if self.fine_mask is None:
-            return answers
-        order = torch.argsort(answers.iou[:, 1:], dim=1, descending=True, stable=True) + 1
-        order = torch.cat([torch.zeros_like(order[:, :1]), order], 1)
-        hyper = answers.hyper.gather(1, order[..., None].expand_as(answers.hyper))
-        return Answers(answers.iou.gather(1, order), hyper, answers.hq, answers.updates)
+
+class _Heads:
+    """What is predicted from the decoder's own tokens: IoU, and the weights of some of its masks, all networks in one product.
+
+    tokens  (1 + j,) int64: which of the decoder's tokens that takes; SAM-HQ: (2 + j,)
+    """
+
+    def __init__(self, decoder: Any, masks: list[int]) -> None:
+        iou_token = 1 if hasattr(decoder, "obj_score_token") else 0
+        networks = [decoder.output_hypernetworks_mlps[i] for i in masks]
+        tokens = [iou_token, *(iou_token + 1 + i for i in masks)]
+        if hasattr(decoder, "hq_token"):
+            networks.append(decoder.hq_mask_mlp)
+            tokens.append(iou_token + 1 + decoder.mask_tokens.weight.shape[0])
+        self.tokens = torch.tensor(tokens, device=decoder.iou_token.weight.device)
+        self.masks = torch.tensor(masks, device=self.tokens.device)
+        self.iou_head = decoder.iou_prediction_head
+        layers = zip(*([network.proj_in, *network.layers, network.proj_out] for network in networks), strict=True)
+        self.layers = [
+            (torch.stack([layer.weight.T for layer in parallel]), torch.stack([layer.bias[None] for layer in parallel]))
+            for parallel in layers
+        ]
+
+    def __call__(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """IoU (b, j) and weights (b, j, c) of the tokens' final state (b, 1 + j, d)."""
+        x = queries[:, 1:].transpose(0, 1)
+        for i, (weight, bias) in enumerate(self.layers):
+            x = torch.baddbmm(bias, F.relu(x) if i else x, weight)
+        return self.iou_head(queries[:, 0])[:, self.masks], x.transpose(0, 1)
+
+
+def _in_descending_order(iou: Tensor, hyper: Tensor) -> tuple[Tensor, Tensor]:
+    """SAM-HQ's masks, best first; its high-quality one, in the last row of `hyper`, stays there."""
+    order = torch.argsort(iou, dim=1, descending=True, stable=True)
+    last = torch.full_like(order[:, :1], iou.shape[1])
+    rows = torch.cat([order, last], 1)[..., None].expand_as(hyper)
+    return iou.gather(1, order), hyper.gather(1, rows)
 
 
 def _own_tokens(decoder: Any) -> Tensor:

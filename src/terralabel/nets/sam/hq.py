@@ -42,7 +42,7 @@ class FineMask:
         channels = features.shape[1]
         return to_blocks(features[0], 2).view(-1, channels).T.contiguous()
 
-    def logits(self, upscaled: Tensor, hyper: Tensor, hq_features: Tensor | None, side: int) -> Tensor:
+    def logits(self, upscaled: Tensor, hyper: Tensor, hq_features: Tensor, side: int) -> Tensor:
         """(b, m, m) float32 of upscaled features (b, m m, c) in blocked order and each mask's own weights (b, c)."""
         raster = to_raster(upscaled.transpose(1, 2), side).contiguous(memory_format=torch.channels_last)  # b, c, m, m
         maps = F.conv2d(raster, self.first_weight, self.first_bias, padding=1).permute(0, 2, 3, 1)

@@ -27,6 +27,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 #: Prompts at once on a CPU: a chunk's image side stays in the last cache; layer 0's tokens, which have none, go by groups.
 CPU_CHUNK, CPU_GROUP = 2, 16
+#: Positions of the embedding upscaled at once on a CPU.
+CPU_ROWS = 1024
 #: The most at once on a GPU.
 GPU_CHUNK = 1024
 
@@ -70,10 +72,12 @@ class SamNetwork:
         self.alternatives = int(model.config.mask_decoder_config.num_multimask_outputs)
         self.batch_used = 0
         self._encode = make_encoder(self.model, precision=precision)
-        with torch.inference_mode():
-            self.decoder = MaskDecoder(self.model, torch.float32 if precision == "fp32" else torch.bfloat16)
         on_cpu = torch.device(device).type == "cpu"
-        self._chunk, self._group = (CPU_CHUNK, CPU_GROUP) if on_cpu else (GPU_CHUNK, None)
+        self._chunk: int = CPU_CHUNK if on_cpu else GPU_CHUNK
+        self._group: int | None = CPU_GROUP if on_cpu else None
+        with torch.inference_mode():
+            dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+            self.decoder = MaskDecoder(self.model, dtype, rows=CPU_ROWS if on_cpu else 0)
         self._last: tuple[Embedding, Prepared] | None = None
 
     def encode(self, pixels: Tensor) -> list[Embedding]:
@@ -109,7 +113,7 @@ class SamNetwork:
         for start in range(0, len(tokens), chunk):
             prepared = self._prepare(e) if prompts.dense is None else self.decoder.prepare(e, prompts.dense[start])
             part = tokens[start : start + chunk]
-            answer = self.decoder.answer(prepared, part, self.decoder.begin(prepared, part))
+            answer = self.decoder.answer(prepared, part, self.decoder.begin(prepared, part), multimask=multimask)
             answers.append(self.decoder.masks(prepared, answer, multimask=multimask))
         logits, iou = zip(*answers, strict=True)
         return torch.cat(logits), torch.cat(iou)
@@ -142,7 +146,7 @@ class SamNetwork:
             begun = self.decoder.begin(prepared, tokens)
             for row in range(0, len(tokens), self._chunk):
                 part = slice(row, row + self._chunk)
-                answers = self.decoder.answer(prepared, tokens[part], [x[part] for x in begun])
+                answers = self.decoder.answer(prepared, tokens[part], [x[part] for x in begun], multimask=True)
                 index, iou, logits = self._drawn(prepared, answers, thresh)
                 found.append((index + (first + start + row) * k, iou, logits))
         index, iou, logits = (torch.cat(column) for column in zip(*found, strict=True))
@@ -150,14 +154,14 @@ class SamNetwork:
 
     def _drawn(self, prepared: Prepared, answers: Answers, thresh: float) -> tuple[Tensor, Tensor, Tensor]:
         """Index within these prompts, IoU and logits of what passes; prompts of which nothing passes are not upscaled."""
-        passes = answers.iou[:, 1:] > thresh
+        passes = answers.iou > thresh
         rows = passes.any(1).nonzero()[:, 0]
-        index, iou = passes.flatten().nonzero()[:, 0], answers.iou[:, 1:][passes]
+        index, iou = passes.flatten().nonzero()[:, 0], answers.iou[passes]
         if not len(rows):
             return index, iou, iou.new_empty(0, self.mask_size, self.mask_size)
         if len(rows) < len(passes):
             answers, passes = answers.pick(rows), passes[rows]
-        return index, iou, self.decoder.logits(prepared, answers, slice(1, None))[passes]
+        return index, iou, self.decoder.logits(prepared, answers)[passes]
 
     def _prepare(self, e: Embedding) -> Prepared:
         """The shared part of an embedding; that of the last one is kept."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from terralabel.nets.sam.two_way import Update
 
-__all__ = ["SharedMaps", "Upscaling", "to_blocks", "to_raster"]
+__all__ = ["Corrections", "SharedMaps", "Upscaling", "to_blocks", "to_raster"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class SharedMaps:
     """What every prompt on one image shares.
 
     image   (hw, 4 c) the image side before layer 0, through the folded norms and the first transposed convolution
-    fine    (hw or 1, 4 c) what is added after it: bias and, for SAM 2 and its kin, the finer features
-    finest  (4 hw or 1, 4 c / 2) the same after the second one
+    fine    (hw, 4 c) what is added after it: bias and, for SAM 2 and its kin, the finer features
+    finest  (4 hw, 2 c) the same after the second one
     """
 
     image: Tensor
@@ -36,11 +36,30 @@ class SharedMaps:
     finest: Tensor
 
 
-class Upscaling:
-    """The upscaling part of a transformers `...MaskDecoder`; `norms` are those of the image side, one per layer."""
+@dataclass(frozen=True)
+class Corrections:
+    """Of b prompts: maps = scale * shared + left' right.
 
-    def __init__(self, decoder: Any, norms: Sequence[Any], dtype: torch.dtype) -> None:
-        self.dtype, self.norm = dtype, decoder.upscale_layer_norm
+    left   (b, r, hw) the layers' attention weights, scaled, and a row of scales for each norm's bias
+    right  (b, r, 4 c)
+    scale  (b, hw, 1)
+    """
+
+    left: Tensor
+    right: Tensor
+    scale: Tensor
+
+
+class Upscaling:
+    """The upscaling part of a transformers `...MaskDecoder`; `norms` are those of the image side, one per layer.
+
+    `rows` positions are upscaled at once, 0 for all: on a CPU few enough for what they become to stay in its cache.
+    """
+
+    def __init__(self, decoder: Any, norms: Sequence[Any], dtype: torch.dtype, rows: int = 0) -> None:
+        norm = decoder.upscale_layer_norm
+        self.dtype, self.rows, self.norm_eps = dtype, rows, norm.eps
+        self.norm_weight, self.norm_bias = norm.weight.to(dtype), norm.bias.to(dtype)
         first, second = _as_matrix(decoder.upscale_conv1), _as_matrix(decoder.upscale_conv2)
         self.bias, self.second_bias = decoder.upscale_conv1.bias.repeat(4), decoder.upscale_conv2.bias.repeat(4)
         self.second = second.to(dtype)
@@ -58,21 +77,11 @@ class Upscaling:
         if high_res:
             finest = to_blocks(high_res[0], 2) + finest
             fine = to_blocks(high_res[1], 1) + fine
+        fine, finest = fine.expand(len(image), -1), finest.expand(4 * len(image), -1)
         return SharedMaps(*(x.to(self.dtype) for x in (image @ self.maps[0], fine, finest)))
 
-    def features(self, shared: SharedMaps, updates: Sequence[Update]) -> Tensor:
-        """(b, 16 hw, c / 2) upscaled features in blocked order, after the last activation."""
-        left, right, scale = self._corrections(updates)
-        maps = torch.addcmul(shared.fine, scale, shared.image)  # b, hw, 4 c
-        maps.baddbmm_(left.transpose(1, 2), right)
-        maps = maps.view(len(maps), -1, maps.shape[-1] // 4)  # b, 4 hw, c
-        weight, bias = self.norm.weight.to(self.dtype), self.norm.bias.to(self.dtype)
-        maps = F.gelu(F.layer_norm(maps, maps.shape[-1:], weight, bias, self.norm.eps))
-        maps = torch.baddbmm(shared.finest.expand(*maps.shape[:2], -1), maps, self.second.expand(len(maps), -1, -1))
-        return F.gelu(maps).view(len(maps), -1, maps.shape[-1] // 4)
-
-    def _corrections(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor, Tensor]:
-        """What the layers changed, as (b, r', hw) and (b, r', 4 c), and the scale (b, hw, 1) of what was there before."""
+    def corrections(self, updates: Sequence[Update]) -> Corrections:
+        """What the layers changed, as far as the first product needs it."""
         scale, left, right = updates[-1].rstd, [], []
         for i in reversed(range(len(updates))):
             left.append(updates[i].weights * scale.transpose(1, 2))
@@ -81,7 +90,27 @@ class Upscaling:
                 left.append(scale.transpose(1, 2))
                 right.append(self.offsets[i - 1].expand(len(scale), 1, -1))
                 scale = scale * updates[i - 1].rstd
-        return torch.cat(left, 1), torch.cat(right, 1).to(self.dtype), scale
+        return Corrections(torch.cat(left, 1), torch.cat(right, 1).to(self.dtype), scale)
+
+    def features(self, shared: SharedMaps, changed: Corrections, rows: slice = slice(None)) -> Tensor:
+        """(b, 16 n, c / 2) upscaled features of n positions in blocked order, after the last activation."""
+        maps = torch.addcmul(shared.fine[rows], changed.scale[:, rows], shared.image[rows])  # b, n, 4 c
+        maps.baddbmm_(changed.left[:, :, rows].transpose(1, 2), changed.right)
+        maps = maps.view(len(maps), -1, self.norm_weight.shape[0])  # b, 4 n, c
+        maps = F.gelu(F.layer_norm(maps, self.norm_weight.shape, self.norm_weight, self.norm_bias, self.norm_eps))
+        finest = shared.finest.view(-1, 4, shared.finest.shape[1])[rows].flatten(0, 1)
+        maps = torch.baddbmm(finest.expand(len(maps), -1, -1), maps, self.second.expand(len(maps), -1, -1))
+        return torch.ops.aten.gelu_(maps).view(len(maps), -1, maps.shape[-1] // 4)
+
+    def logits(self, shared: SharedMaps, changed: Corrections, hyper: Tensor) -> Tensor:
+        """(b, j, 16 hw) logits in blocked order, in the precision of the image side; hyper (b, j, c / 2) weighs the features."""
+        positions, hyper = len(shared.image), hyper.to(self.dtype)
+        step = self.rows or positions
+        blocks = [
+            torch.bmm(hyper, self.features(shared, changed, slice(i, i + step)).transpose(1, 2))
+            for i in range(0, positions, step)
+        ]
+        return torch.cat(blocks, 2) if len(blocks) > 1 else blocks[0]
 
 
 def to_blocks(maps: Tensor, levels: int) -> Tensor:
