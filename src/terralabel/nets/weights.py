@@ -5,18 +5,21 @@ Offline is normal: nothing here touches the network but `pull`, and `pull` takes
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import sys
 import urllib.error
-import urllib.parse
-import urllib.request
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from terralabel.core.files import atomic_path, space_error, write_text
 from terralabel.errors import SettingsError, WeightsError
+from terralabel.nets.catalogue import CATALOGUE, Model
 from terralabel.nets.checkpoints import WeightsReport, check, file_sha256
+from terralabel.nets.downloads import Progress, download, one_process, tag_file
+from terralabel.nets.pickles import printable
 
 __all__ = [
     "CATALOGUE",
@@ -31,55 +34,6 @@ __all__ = [
     "models_table",
     "pull",
 ]
-
-_SAM, _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything/", "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
-_SAM_PAGE, _SAM2_PAGE = "https://github.com/facebookresearch/segment-anything", "https://github.com/facebookresearch/sam2"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A known checkpoint. `size` (bytes), `sha256` and `url` are None where no sure value is known."""
-
-    name: str
-    file: str
-    use: str
-    licence: str
-    source: str
-    size: int | None = None
-    sha256: str | None = None
-    url: str | None = None
-
-
-def _sam(name: str, file: str, size: int, sha256: str) -> Model:
-    use = "known; support arrives with the SAM backend"
-    return Model(name, file, use, "Apache-2.0", _SAM_PAGE, size, sha256, _SAM + file)
-
-
-def _sam2(size_name: str) -> Model:
-    file = f"sam2.1_hiera_{size_name}.pt"
-    use = "known; support arrives with the SAM backend"
-    return Model(f"sam2.1_{size_name}", file, use, "Apache-2.0", _SAM2_PAGE, None, None, _SAM2 + file)
-
-
-CATALOGUE: tuple[Model, ...] = (
-    Model(
-        "mobilenet_v2",
-        "mobilenet_v2_imagenet.npz",
-        "--features mobilenet_v2",
-        "Apache-2.0",
-        "https://github.com/google-coral/test_data",
-        7_044_102,
-        "f6a8402851e2e86d72e92dd6b3a113692be2170c3ab7e83d860c0c3bcef53e1e",
-    ),
-    _sam("sam_vit_b", "sam_vit_b_01ec64.pth", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
-    _sam(
-        "sam_vit_l", "sam_vit_l_0b3195.pth", 1_249_524_607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
-    ),
-    _sam(
-        "sam_vit_h", "sam_vit_h_4b8939.pth", 2_564_550_879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
-    ),
-    *(_sam2(size) for size in ("tiny", "small", "base_plus", "large")),
-)
 
 
 def cache_folder() -> Path:
@@ -130,26 +84,64 @@ def models_table() -> str:
 
 
 def pull(
-    name: str, *, url: str | None = None, from_file: Path | str | None = None, offline: bool | None = None
+    name: str,
+    *,
+    url: str | None = None,
+    from_file: Path | str | None = None,
+    offline: bool | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> WeightsReport:
     """Put a known checkpoint into the cache, whole and checked, and say what it is.
 
     `from_file` is copied; otherwise it is downloaded from `url` or the catalogue's address, going on where an
-    interrupted download stopped when the sha256 is known. Raises `WeightsError` when the file is not what it should be,
-    when there is no address, or offline (naming the file, its sha256 and where to put it).
+    interrupted download stopped. Of two processes the second waits for the first, saying so by `say`. Raises `WeightsError`
+    when the file is not what it should be, when there is no address, or offline (naming the file, its sha256 and where to
+    put it).
     """
     model = _model(name)
     final = cache_folder() / model.file
-    if from_file is None and final.is_file():
-        return check(final, model.sha256)
-    if from_file is not None:
-        _copy(Path(from_file), final, model)
-    else:
-        address = url or model.url
-        if address is None or (is_offline() if offline is None else offline):
-            raise WeightsError(_by_hand(model, final, "no address is known" if address is None else "offline"))
-        _download(address, final, model)
+    address = url or model.url
+    here = None if from_file is not None else _usable(final, model, may_replace=address is not None, say=say)
+    if here is not None:
+        return here
+    if from_file is None and (address is None or (is_offline() if offline is None else offline)):
+        raise WeightsError(_by_hand(model, final, "no address is known" if address is None else "offline"))
+    with _writable(final), one_process(final, say):
+        if from_file is not None:
+            _copy(Path(from_file), final, model)
+        elif not final.is_file():  # else another process has fetched it meanwhile
+            _download(str(address), final, model, progress)
     return check(final, model.sha256)
+
+
+def _usable(final: Path, model: Model, may_replace: bool, say: Callable[[str], None] | None) -> WeightsReport | None:
+    """The report of the cached file; a damaged one is put away when it can be fetched again."""
+    if not final.is_file():
+        return None
+    try:
+        return check(final, model.sha256)
+    except WeightsError as error:
+        if not may_replace or is_offline():
+            raise
+        if say is not None:
+            say(f"{error} Fetching it again.")
+        with _writable(final):
+            final.unlink()
+            final.with_name(final.name + ".sha256").unlink(missing_ok=True)
+        return None
+
+
+@contextmanager
+def _writable(final: Path) -> Iterator[None]:
+    """Errors of the disk as one line with the way out."""
+    try:
+        yield
+    except OSError as error:
+        known = space_error(error, final)
+        raise WeightsError(
+            f"{known or f'Cannot write {final}: {error.strerror or error}.'} TERRALABEL_CACHE names another folder."
+        ) from error
 
 
 def how_to_get(name: str) -> str:
@@ -161,6 +153,8 @@ def how_to_get(name: str) -> str:
 def _by_hand(model: Model, final: Path, why: str) -> str:
     digest = f"sha256 {model.sha256}" if model.sha256 else "sha256 not known"
     origin = f"fetch it from {model.url} elsewhere" if model.url else f"it was made from {model.source}"
+    if model.gated:
+        origin = f"accept its licence at {model.source}, then {origin}"
     return (
         f"{model.name}: {why}; it needs {model.file} ({digest}), {origin}: "
         f"`terralabel models pull {model.name} --file PATH`, or put it at {final}."
@@ -199,50 +193,26 @@ def _record(final: Path) -> None:
     write_text(final.with_name(final.name + ".sha256"), f"{file_sha256(final)}  {final.name}\n")
 
 
-def _download(address: str, final: Path, model: Model) -> None:
+def _download(address: str, final: Path, model: Model, progress: Progress | None) -> None:
     """Fetch into ``<file>.part``, then check and rename."""
-    if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
-        raise SettingsError(f"{address}: expected an http or https address; use --file for a file on this machine.")
     part = final.with_name(final.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    if not model.sha256:
-        part.unlink(missing_ok=True)  # without a sha256 two halves of different files could be joined unnoticed
     try:
-        _fetch(address, part)
+        download(address, part, resume=model.sha256 is not None, size=model.size, progress=progress)
     except urllib.error.HTTPError as error:
-        raise WeightsError(
-            f"{address}: the server answered {error.code} {error.reason}. {_by_hand(model, final, 'not downloaded')}"
-        ) from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
+        why = f"the server answered {error.code} {error.reason}"
+        if error.code in (401, 403):
+            why += "; it wants a person with an account"
+        raise WeightsError(f"{address}: {why}. {_by_hand(model, final, 'not downloaded')}") from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        reason = printable(getattr(error, "reason", error))
         raise WeightsError(f"{address}: {reason}. {_by_hand(model, final, 'no connection')}") from error
-    except OSError as error:
-        raise space_error(error, part) or error from error
     try:
         _accept(part, model)
     except WeightsError:
         part.unlink()
         raise
+    finally:
+        tag_file(part).unlink(missing_ok=True)
     with atomic_path(final) as temporary:
         part.replace(temporary)
     _record(final)
-
-
-def _fetch(address: str, part: Path) -> None:
-    """Download into `part`, after what it already holds where the server can go on from there."""
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(address, headers={"User-Agent": "terralabel"})  # noqa: S310 - http(s) only, see above
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    try:
-        answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310
-    except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # nothing left to send
-            return
-        raise
-    with answer, part.open("ab" if answer.status == 206 else "wb") as handle:
-        shutil.copyfileobj(answer, handle, 1 << 20)
-        expected = answer.headers.get("Content-Length")
-        got = handle.tell() - (have if answer.status == 206 else 0)
-    if expected is not None and got < int(expected):
-        raise WeightsError(f"{address}: the connection ended after {got} of {expected} bytes; run the same command to go on.")
