@@ -125,7 +125,7 @@ def _usable(final: Path, model: Model, may_replace: bool, say: Callable[[str], N
         if not may_replace or is_offline():
             raise
         if say is not None:
-            say(f"{error} Fetching it again.")
+            say(f"{str(error).removesuffix('fetch it again.')}fetching it again.")
         with _writable(final):
             final.unlink()
             final.with_name(final.name + ".sha256").unlink(missing_ok=True)
