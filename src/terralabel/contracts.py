@@ -24,6 +24,7 @@ from terralabel.core.tile import Tile
 
 __all__ = [
     "Batches",
+    "Candidates",
     "Clusterer",
     "Encoded",
     "Exporter",
@@ -89,6 +90,56 @@ class Promptable(Protocol):
         boxes (b, 4) float32 xyxy, masks: b rough masks to improve; all in tile pixels, any combination of them
         with equal b. `multimask` asks for nested alternatives (k >= 1), otherwise k = 1.
         """
+        ...
+
+
+class Candidates(Protocol):
+    """`n` masks of a tile that passed predicted IoU and stability and have no pixels yet: what a fast promptable gives.
+
+    A `Promptable` may have a method
+
+        candidates(encoded, points, *, pred_iou_thresh, stability_score_thresh, stability_score_offset, points_per_batch)
+
+    that prompts with each of `points` ((n, 2) float32 xy in tile pixels) alone, all alternatives asked for, and returns
+    these. `masks.everything` then drops duplicates by their boxes and asks for the pixels of what is left. The result must be
+    what `predict` and the thresholds give: strictly above `pred_iou_thresh`, at least `stability_score_thresh`, 0 lets all
+    pass; prompts in order, each with its alternatives in order. Invalid pixels are the caller's business.
+    """
+
+    @property
+    def predicted_iou(self) -> np.ndarray:
+        """(n,) float32 as the network gives it, not clipped."""
+        ...
+
+    @property
+    def stability_score(self) -> np.ndarray:
+        """(n,) float32 in [0, 1], NaN where the mask is empty even at the lower cut-off."""
+        ...
+
+    @property
+    def area(self) -> np.ndarray:
+        """(n,) int64 pixels."""
+        ...
+
+    @property
+    def bbox(self) -> np.ndarray:
+        """(n, 4) int32 xywh, tight; zeros for an empty mask."""
+        ...
+
+    @property
+    def point_coords(self) -> np.ndarray:
+        """(n, 2) float32 xy: the prompt of each."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many masks were "prompted", and how many passed "predicted_iou" and then "stability_score"."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def masks(self, index: np.ndarray) -> Masks:
+        """The masks at `index` ((k,) integers), in that order, with `predicted_iou` clipped to [0, 1]."""
         ...
 
 

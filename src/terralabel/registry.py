@@ -6,6 +6,7 @@ A package adds a backend with an entry point in the group of its kind:
     mybackend = "mypackage.module:Factory"
 
 A name may carry an argument, ``timm:resnet50``: the factory of ``timm`` is then called with ``argument="resnet50"``.
+Names of checkpoints may stand alone: ``sam_vit_b`` is ``sam:sam_vit_b``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = ["create", "names"]
 _BUILT_IN: dict[str, dict[str, str]] = {
     "masks": {
         "everything": "terralabel.masks.everything:everything_on",
+        "sam": "terralabel.masks.sam:make_sam",
         "tree": "terralabel.masks.tree:TreeMasks",
     },
     "features": {
@@ -50,6 +52,11 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 
+#: Names that begin like this are checkpoints (`terralabel models list`) of a backend.
+_CHECKPOINTS: dict[str, dict[str, str]] = {
+    "masks": dict.fromkeys(("edgetam", "sam2", "sam3", "sam_"), "sam"),
+}
+
 
 def _entries(kind: str) -> dict[str, str]:
     found = {entry.name: entry.value for entry in entry_points(group=f"terralabel.{kind}")}
@@ -69,7 +76,7 @@ def create(kind: str, name: str, /, **settings: Any) -> Any:
     """
     entries = _entries(kind)
     if name not in entries:
-        name, _, argument = name.partition(":")
+        name, _, argument = _in_full(kind, name).partition(":")
         settings = {"argument": argument, **settings} if argument else settings
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=1)
@@ -78,6 +85,14 @@ def create(kind: str, name: str, /, **settings: Any) -> Any:
     factory = _factory(kind, name, entries[name])
     _check_argument(kind, name, factory, "argument" in settings)
     return factory(**settings)
+
+
+def _in_full(kind: str, name: str) -> str:
+    """``sam_vit_b`` as ``sam:sam_vit_b``; other names as they are."""
+    for start, backend in _CHECKPOINTS.get(kind, {}).items():
+        if name.startswith(start) and ":" not in name:
+            return f"{backend}:{name}"
+    return name
 
 
 def _factory(kind: str, name: str, place: str) -> Callable[..., Any]:

@@ -132,6 +132,38 @@ class Masks:
             self.crop_box[which],
         )
 
+    def within(self, valid: np.ndarray) -> Masks:
+        """The masks without the pixels that are not `valid` ((H, W) bool of the tile); scores and prompts stay."""
+        if valid.shape != tuple(self.size):
+            raise ContractError(f"Masks.within: expected valid pixels of {self.size}, got {valid.shape}.")
+        if valid.all():
+            return self
+        codes = []
+        for i in range(len(self)):
+            x, y, w, h = (int(v) for v in self.bbox[i])
+            codes.append(rle.encode_boxed(self.crop(i) & valid[y : y + h, x : x + w], x, y, self.size))
+        return Masks.from_codes(codes, self.size, **self._scores())
+
+    @classmethod
+    def join(cls, parts: Sequence[Masks], size: tuple[int, int]) -> Masks:
+        """The masks of several parts of one tile of `size` (H, W), one after the other."""
+        parts = [part for part in parts if len(part)]
+        if not parts:
+            return cls.empty(size)
+        codes = [part.code(i) for part in parts for i in range(len(part))]
+        columns = {key: np.concatenate([part._scores()[key] for part in parts]) for key in parts[0]._scores()}
+        return cls.from_codes(codes, size, **columns)
+
+    def _scores(self) -> dict[str, np.ndarray]:
+        return {key: getattr(self, key) for key in ("predicted_iou", "stability_score", "point_coords", "crop_box")}
+
+    def covered(self) -> np.ndarray:
+        """(H, W) bool: the pixels of at least one mask."""
+        _, first, stop = rle.intervals(self.runs, self.offsets)
+        pixels = self.size[0] * self.size[1]
+        depth = np.bincount(first, minlength=pixels + 1) - np.bincount(stop, minlength=pixels + 1)
+        return np.ascontiguousarray(np.cumsum(depth[:pixels]).reshape(self.size[1], self.size[0]).T > 0)
+
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sum of an (H, W, C) array over each mask, (n, C) float64; see `rle.sums`."""
         if values.shape[:2] != self.size:

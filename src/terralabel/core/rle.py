@@ -20,6 +20,7 @@ __all__ = [
     "decode_box",
     "encode",
     "encode_boxed",
+    "from_edges",
     "intervals",
     "sums",
     "validate",
@@ -63,6 +64,15 @@ def encode_boxed(crop: np.ndarray, x: int, y: int, size: tuple[int, int]) -> np.
     first, stop = first[np.concatenate([[True], ~joined])], stop[np.concatenate([~joined, [True]])]
     lengths = np.diff(np.concatenate([[0], np.stack([first, stop], 1).ravel(), [height * width]]))
     return lengths[:-1].astype(np.uint32) if lengths[-1] == 0 else lengths.astype(np.uint32)
+
+
+def from_edges(edges: np.ndarray, pixels: int) -> np.ndarray:
+    """Run lengths (uint32) of a mask that begins and ends, by turns, at rising column-major positions `edges` (k,).
+
+    `pixels` is H * W; a mask that goes on to the last pixel needs no edge there.
+    """
+    lengths = np.diff(np.concatenate([[0], edges, [pixels]]))
+    return lengths[:-1].astype(np.uint32) if len(edges) and edges[-1] == pixels else lengths.astype(np.uint32)
 
 
 def concatenate(codes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

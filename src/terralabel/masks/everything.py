@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from typing import Any
 
 import numpy as np
 
 from terralabel import registry
-from terralabel.contracts import Encoded, Promptable
+from terralabel.contracts import Candidates, Encoded, Promptable
 from terralabel.core import rle
 from terralabel.core.grid import TilePlan, Window
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError
-from terralabel.masks.gates import clean_small_regions, drop_duplicates, minimum_size, quality_gate, stability_gate
+from terralabel.masks.gates import clean_small_regions, distinct_boxes, drop_duplicates, quality_gate, stability_gate
 
-__all__ = ["Everything", "crop_boxes", "everything_on", "point_grid", "records"]
+__all__ = ["STEPS", "Everything", "crop_boxes", "everything_on", "point_grid", "records"]
 
 #: SAM: a box this near to a crop's edge (pixels) was probably cut by it.
 NEAR_EDGE = 20
+#: What `Everything.counts` counts: masks prompted for, then those left after each filter, in SAM's order.
+STEPS = ("prompted", "predicted_iou", "stability_score", "crop_edge", "duplicate", "masks")
+#: Masks larger than this share of the tile do not keep the adaptive grid from looking inside them.
+LARGEST_COVER = 0.3
 #: Mask IoU of one and the same mask. SAM's boxes of lines one pixel wide have no area, so its box test never drops them.
 SAME = 0.999
 
@@ -68,8 +72,11 @@ class Everything:
     crop_overlap_ratio     overlap of crops in the first layer, as a fraction of the tile's short side
     crop_n_points_downscale_factor   points per side in layer i are divided by this to the power i
     min_mask_region_area   fill holes and remove islands smaller than this many pixels
+    grid                   "full", or "adaptive": half as many points a side, then the full grid's points that no mask covers;
+                           faster, and not the same masks
 
-    Points on invalid pixels are not asked, and invalid pixels never belong to a mask. Raises `SettingsError` for values
+    `counts` tells of the last tile how many masks were left after each of `STEPS`. A promptable with `candidates`
+    (`contracts.Candidates`) is asked for the pixels of distinct masks only. Points on invalid pixels are not asked, and invalid pixels never belong to a mask. Raises `SettingsError` for values
     out of range and `ContractError` when the promptable's answer does not fit the prompts.
     """
 
@@ -85,6 +92,8 @@ class Everything:
     crop_overlap_ratio: float = 512 / 1500
     crop_n_points_downscale_factor: int = 1
     min_mask_region_area: int = 0
+    grid: str = "full"
+    counts: dict[str, int] = field(init=False, default_factory=dict, compare=False, repr=False)
     name: str = field(init=False, default="")
     version: str = field(init=False, default="")
 
@@ -97,54 +106,93 @@ class Everything:
                 raise SettingsError(f"{setting} is {getattr(self, setting)}; give 0 or more.")
         if not 0 <= self.crop_overlap_ratio < 1:
             raise SettingsError(f"crop_overlap_ratio is {self.crop_overlap_ratio}; give 0 or more, and less than 1.")
+        if self.grid not in ("full", "adaptive"):
+            raise SettingsError(f"grid is {self.grid!r}; give 'full' or 'adaptive'.")
         measured = getattr(self.promptable, "stability_score_offset", self.stability_score_offset)
-        if measured != self.stability_score_offset:
+        if measured != self.stability_score_offset and not hasattr(self.promptable, "candidates"):
             raise SettingsError(
                 f"stability_score_offset is {self.stability_score_offset}, but {self.promptable.name} measures stability with "
                 f"{measured}: make it with the same offset."
             )
         self.name = f"everything:{self.promptable.name}"
-        settings = [getattr(self, f.name) for f in fields(self) if f.init and f.name != "promptable"]
+        settings = [getattr(self, f.name) for f in fields(self) if f.init and f.name not in ("promptable", "grid")]
         self.version = f"1-{self.promptable.version}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+        if self.grid != "full":
+            self.version += f"-{self.grid}"
 
     def encode(self, tile: Tile) -> Encoded:
         """The promptable's view of the tile; a tile without a valid pixel is not looked at."""
         return self.promptable.encode(tile) if tile.valid.any() else Encoded(tile, None)
 
     def generate(self, encoded: Encoded) -> Masks:
-        """All good masks, best predicted IoU first (with crops: smallest crop first)."""
+        """All good masks, best predicted IoU first (with crops: smallest crop first); how many fell where is in `counts`."""
         tile = encoded.tile
+        self.counts = dict.fromkeys(STEPS, 0)
         crops = crop_boxes(tile.size, self.crop_n_layers, self.crop_overlap_ratio)
-        found = [self._crop_masks(encoded, layer, box) for layer, box in crops]
-        masks = _joined(found, tile.size)
+        masks = Masks.join([self._crop_masks(encoded, layer, box) for layer, box in crops], tile.size)
         if len(crops) > 1:
             area = masks.crop_box[:, 2].astype(np.float64) * masks.crop_box[:, 3]
             masks = drop_duplicates(masks, box_iou=self.crop_nms_thresh, mask_iou=SAME, scores=1 / area).masks
         nms_thresh = max(self.box_nms_thresh, self.crop_nms_thresh)
         cleaned = clean_small_regions(masks, smallest=self.min_mask_region_area, box_iou=nms_thresh).masks
-        return _within_valid(cleaned, tile.valid) if self.min_mask_region_area else cleaned
+        final = cleaned.within(tile.valid) if self.min_mask_region_area else cleaned
+        self.counts["masks"] = len(final)
+        return final
 
     def _crop_masks(self, encoded: Encoded, layer: int, box: Window) -> Masks:
         """The distinct good masks of one crop, in the tile's frame."""
         tile = encoded.tile
         whole = (box.height, box.width) == tile.size
         crop = tile if whole else _cropped(tile, box)
-        points = self._points(crop, layer)
+        per_side = max(self.points_per_side // self.crop_n_points_downscale_factor**layer, 1)
+        points = _valid_points(crop, per_side)
         if not len(points):
             return Masks.empty(tile.size)
         seen = encoded if whole else self.promptable.encode(crop)
-        batches = (points[i : i + self.points_per_batch] for i in range(0, len(points), self.points_per_batch))
-        kept = [_away_from_cuts(self._batch_masks(seen, batch), box, tile.size) for batch in batches]
-        distinct = drop_duplicates(_joined(kept, crop.size), box_iou=self.box_nms_thresh, mask_iou=SAME).masks
+        if self.grid == "full":
+            distinct = self._distinct_masks(seen, points, box, tile.size)
+        else:
+            distinct = self._adaptive_masks(seen, points, per_side, box, tile.size)
         return distinct if whole else _uncropped(distinct, box, tile.size)
 
-    def _points(self, crop: Tile, layer: int) -> np.ndarray:
-        """The layer's grid on valid pixels, (p, 2) float32 xy in pixels of the crop."""
-        height, width = crop.size
-        per_side = max(self.points_per_side // self.crop_n_points_downscale_factor**layer, 1)
-        points = point_grid(per_side) * (width, height)
+    def _adaptive_masks(self, seen: Encoded, points: np.ndarray, per_side: int, box: Window, size: tuple[int, int]) -> Masks:
+        """The masks of a grid half as fine, then of those points of the full grid that none of them covers."""
+        coarse = self._distinct_masks(seen, _valid_points(seen.tile, -(-per_side // 2)), box, size)
+        pixels = seen.tile.size[0] * seen.tile.size[1]
+        covered = coarse.select(coarse.area <= LARGEST_COVER * pixels).covered()
         column, row = points.astype(np.int64).T
-        return points[crop.valid[row, column]].astype(np.float32)
+        rest = points[~covered[row, column]]
+        found = Masks.join([coarse, self._distinct_masks(seen, rest, box, size)], seen.tile.size)
+        return drop_duplicates(found, box_iou=self.box_nms_thresh, mask_iou=SAME).masks
+
+    def _distinct_masks(self, seen: Encoded, points: np.ndarray, box: Window, size: tuple[int, int]) -> Masks:
+        """The good masks of these points of one crop, duplicates dropped, in the crop's frame, best first."""
+        if not len(points):
+            return Masks.empty(seen.tile.size)
+        found = self._candidates(seen, points)
+        index = np.flatnonzero((found.area > 0) & ~_cut(found.bbox, box, size))
+        index = index[np.argsort(-found.predicted_iou[index], kind="stable")]
+        self.counts["crop_edge"] += len(index)
+        index = index[distinct_boxes(found.bbox[index], self.box_nms_thresh)]
+        order = -np.arange(len(index), dtype=np.float32)
+        distinct = drop_duplicates(found.masks(index), box_iou=None, mask_iou=SAME, scores=order).masks
+        self.counts["duplicate"] += len(distinct)
+        return distinct
+
+    def _candidates(self, seen: Encoded, points: np.ndarray) -> Candidates:
+        """What passes predicted IoU and stability, without invalid pixels; the promptable's own way where it has one."""
+        ask = getattr(self.promptable, "candidates", None)
+        if ask is None:
+            batches = (points[i : i + self.points_per_batch] for i in range(0, len(points), self.points_per_batch))
+            good = [self._batch_masks(seen, batch) for batch in batches]
+            return _Listed(Masks.join(good, seen.tile.size).within(seen.tile.valid))
+        settings = ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset", "points_per_batch")
+        found = ask(seen, points, **{name: getattr(self, name) for name in settings})
+        for step, count in found.counts.items():
+            self.counts[step] += count
+        if seen.tile.valid.all():
+            return found
+        return _Listed(found.masks(np.arange(len(found))).within(seen.tile.valid), found.predicted_iou)
 
     def _batch_masks(self, seen: Encoded, points: np.ndarray) -> Masks:
         """The good masks for one batch of points, in the frame of `seen`."""
@@ -155,10 +203,29 @@ class Everything:
                 f"{self.promptable.name}: expected {len(points)} x {answer.alternatives} masks of {seen.tile.size}, "
                 f"got {len(answer.masks)} of {answer.masks.size}."
             )
-        prompts = np.repeat(points, answer.alternatives, axis=0)
-        masks = _with_columns(answer.masks, point_coords=prompts)
-        passed = quality_gate(masks, lowest=self.pred_iou_thresh).then(stability_gate, lowest=self.stability_score_thresh)
-        return minimum_size(_within_valid(passed.masks, seen.tile.valid)).masks
+        masks = replace(answer.masks, point_coords=np.repeat(points, answer.alternatives, axis=0))
+        likely = quality_gate(masks, lowest=self.pred_iou_thresh).masks
+        stable = stability_gate(likely, lowest=self.stability_score_thresh).masks
+        for step, passed in (("prompted", masks), ("predicted_iou", likely), ("stability_score", stable)):
+            self.counts[step] += len(passed)
+        return stable
+
+
+class _Listed:
+    """Masks that have their pixels already, as `contracts.Candidates`; `predicted_iou` where theirs is clipped."""
+
+    def __init__(self, masks: Masks, predicted_iou: np.ndarray | None = None) -> None:
+        self._masks = masks
+        self.predicted_iou = masks.predicted_iou if predicted_iou is None else predicted_iou
+        self.stability_score, self.area, self.bbox = masks.stability_score, masks.area, masks.bbox
+        self.point_coords = masks.point_coords
+        self.counts: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def masks(self, index: np.ndarray) -> Masks:
+        return self._masks.select(index)
 
 
 def everything_on(argument: str = "tree", **settings: Any) -> Everything:
@@ -185,13 +252,21 @@ def _cropped(tile: Tile, box: Window) -> Tile:
     )
 
 
-def _away_from_cuts(masks: Masks, box: Window, size: tuple[int, int]) -> Masks:
-    """Drop masks whose box comes near an edge of the crop that is not an edge of the image."""
-    first = masks.bbox[:, :2] + (box.x, box.y)
-    corners = np.concatenate([first, first + masks.bbox[:, 2:] - 1], axis=1)  # SAM's boxes end on the last pixel
+def _valid_points(crop: Tile, per_side: int) -> np.ndarray:
+    """A grid's points on valid pixels, (p, 2) float32 xy in pixels of the crop."""
+    height, width = crop.size
+    points = point_grid(per_side) * (width, height)
+    column, row = points.astype(np.int64).T
+    return points[crop.valid[row, column]].astype(np.float32)
+
+
+def _cut(bbox: np.ndarray, box: Window, size: tuple[int, int]) -> np.ndarray:
+    """(n,) bool: boxes that come near an edge of the crop that is not an edge of the image."""
+    first = bbox[:, :2] + (box.x, box.y)
+    corners = np.concatenate([first, first + bbox[:, 2:] - 1], axis=1)  # SAM's boxes end on the last pixel
     near_crop = np.abs(corners - (box.x, box.y, box.right, box.bottom)) <= NEAR_EDGE
     near_image = np.abs(corners - (0, 0, size[1], size[0])) <= NEAR_EDGE
-    return masks.select(~np.any(near_crop & ~near_image, axis=1))
+    return np.any(near_crop & ~near_image, axis=1)
 
 
 def _uncropped(masks: Masks, box: Window, size: tuple[int, int]) -> Masks:
@@ -206,34 +281,6 @@ def _uncropped(masks: Masks, box: Window, size: tuple[int, int]) -> Masks:
         point_coords=masks.point_coords + np.array([box.x, box.y], dtype=np.float32),
         crop_box=np.tile(np.array([box.x, box.y, box.width, box.height], dtype=np.int32), (len(masks), 1)),
     )
-
-
-def _within_valid(masks: Masks, valid: np.ndarray) -> Masks:
-    """The masks without invalid pixels."""
-    if valid.all():
-        return masks
-    codes = []
-    for i in range(len(masks)):
-        x, y, w, h = (int(v) for v in masks.bbox[i])
-        codes.append(rle.encode_boxed(masks.crop(i) & valid[y : y + h, x : x + w], x, y, masks.size))
-    return Masks.from_codes(codes, masks.size, **_scores(masks))
-
-
-def _scores(masks: Masks) -> dict[str, np.ndarray]:
-    return {key: getattr(masks, key) for key in ("predicted_iou", "stability_score", "point_coords", "crop_box")}
-
-
-def _with_columns(masks: Masks, **columns: np.ndarray) -> Masks:
-    return Masks(**{**{f.name: getattr(masks, f.name) for f in fields(masks)}, **columns})
-
-
-def _joined(parts: list[Masks], size: tuple[int, int]) -> Masks:
-    """The masks of several batches, one after the other."""
-    codes = [part.code(i) for part in parts for i in range(len(part))]
-    if not codes:
-        return Masks.empty(size)
-    columns = {key: np.concatenate([_scores(part)[key] for part in parts]) for key in _scores(parts[0])}
-    return Masks.from_codes(codes, size, **columns)
 
 
 def records(masks: Masks) -> list[dict[str, Any]]:

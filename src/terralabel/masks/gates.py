@@ -21,6 +21,7 @@ __all__ = [
     "Passed",
     "area_gate",
     "clean_small_regions",
+    "distinct_boxes",
     "drop_duplicates",
     "minimum_size",
     "quality_gate",
@@ -88,19 +89,19 @@ def drop_duplicates(
     best_first = masks.select(order)
     alive = np.ones(len(masks), dtype=bool)
     if box_iou is not None:
-        alive &= _distinct_boxes(best_first, box_iou)
+        alive &= distinct_boxes(best_first.bbox, box_iou)
     if mask_iou is not None:
         alive &= _distinct_pixels(best_first, alive, mask_iou)
     return _keep(best_first, alive, "duplicate")
 
 
-def _distinct_boxes(masks: Masks, threshold: float) -> np.ndarray:
-    """Greedy suppression over masks in order, best first; (n,) bool of those that stay."""
-    left, top, width, height = masks.bbox.T.astype(np.float32)
+def distinct_boxes(bbox: np.ndarray, threshold: float) -> np.ndarray:
+    """Greedy suppression of (n, 4) int xywh boxes in order, best first; (n,) bool of those that stay."""
+    left, top, width, height = bbox.T.astype(np.float32)
     right, bottom = left + np.maximum(width - 1, 0), top + np.maximum(height - 1, 0)  # SAM's boxes end on the last pixel
     area = (right - left) * (bottom - top)
-    alive = np.ones(len(masks), dtype=bool)
-    for i in range(len(masks)):
+    alive = np.ones(len(bbox), dtype=bool)
+    for i in range(len(bbox)):
         if not alive[i]:
             continue
         rest = i + 1 + np.flatnonzero(alive[i + 1 :])
@@ -114,7 +115,7 @@ def _distinct_boxes(masks: Masks, threshold: float) -> np.ndarray:
 
 
 def _distinct_pixels(masks: Masks, alive: np.ndarray, threshold: float) -> np.ndarray:
-    """As `_distinct_boxes`, by the masks' own pixels, among the masks that are `alive`."""
+    """As `distinct_boxes`, by the masks' own pixels, among the masks that are `alive`."""
     alive = alive.copy()
     owner, first, stop = rle.intervals(masks.runs, masks.offsets)
     begin = np.searchsorted(owner, np.arange(len(masks) + 1))

@@ -1,0 +1,356 @@
+"""The Segment Anything family as a `Promptable`: SAM, SAM-HQ, SAM 2 and 2.1, EdgeTAM, and SAM 3 by its points.
+
+    sam:FILE         an official .pth or .pt file, or safetensors
+    sam:FOLDER       a folder of transformers
+    sam:NAME         a name of `terralabel models list`; such a name alone will do
+    sam:OWNER/NAME   a name on the hub
+
+The tile is resized as the official code does it, looked at once, and asked for masks; its feature map serves `pooled`
+features from the same pass. `candidates` is the way of `masks.everything`: predicted IoU before masks are upscaled,
+stability and boxes from the small logits, pixels for survivors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from terralabel.contracts import Encoded, Prediction
+from terralabel.core.masks import Masks
+from terralabel.core.tile import Tile
+from terralabel.errors import ContractError, MissingExtraError, SettingsError, WeightsError
+from terralabel.masks.lowres import Frame, LowResMasks, measure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from terralabel.nets.sam.embedding import Embedding
+    from terralabel.nets.sam.network import SamNetwork
+
+__all__ = ["Sam", "SamCandidates", "make_sam"]
+
+#: Logit of a pixel that surely belongs to a rough mask given as a prompt; less where it covers a logit's area in part.
+ROUGH_LOGIT = 10.0
+
+
+@dataclass(frozen=True)
+class SamCandidates:
+    """Masks of a grid of points that passed predicted IoU and stability, not yet cut out: `contracts.Candidates`."""
+
+    size: tuple[int, int]
+    predicted_iou: np.ndarray
+    stability_score: np.ndarray
+    area: np.ndarray
+    bbox: np.ndarray
+    point_coords: np.ndarray
+    counts: dict[str, int]
+    kept: LowResMasks | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.predicted_iou)
+
+    def masks(self, index: np.ndarray) -> Masks:
+        """The masks at `index` (k,), in that order, predicted IoU clipped to [0, 1]."""
+        if self.kept is None or not len(index):
+            return Masks.empty(self.size)
+        return Masks.from_codes(
+            self.kept.codes(index),
+            self.size,
+            predicted_iou=np.clip(self.predicted_iou[index], 0, 1),
+            stability_score=np.nan_to_num(self.stability_score[index]),
+            point_coords=self.point_coords[index],
+        )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is remembered of a tile; lives in the process that encoded it."""
+
+    embedding: Embedding
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class Sam:
+    """A network of the Segment Anything family behind `Promptable`.
+
+    source     file, folder, name of `terralabel models list`, or name on the hub
+    device     "auto", "cpu", "cuda", "cuda:1"
+    precision  "fp32", or "bf16": faster, and not the same masks to the last pixel
+    stability_score_offset   shift of the cut-off that `predict` measures stability with
+    threads    on the CPU; 0: as many as torch has been told to use. Another number may change the last bits
+    network    one that is loaded already (then `source` is its name only); otherwise it is loaded at the first
+               use, once per process, so that a `Sam` is small to pickle
+
+    Raises `WeightsError` when the weights do not load or answer with numbers that are none, `MissingExtraError` without
+    torch, `SettingsError` for bands it cannot take.
+    """
+
+    source: str
+    device: str = "auto"
+    precision: str = "fp32"
+    stability_score_offset: float = 1.0
+    threads: int = 0
+    network: SamNetwork | None = field(default=None, repr=False)
+    makes_features: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise SettingsError(f"precision is {self.precision!r}; give 'fp32' or 'bf16'.")
+        if self.threads < 0:
+            raise SettingsError(f"threads is {self.threads}; give 1 or more, or 0 to leave it to torch.")
+
+    @property
+    def name(self) -> str:
+        """The model without the place of a file: results belong to the weights (`version`), wherever they lie."""
+        path = Path(self.source)
+        return f"sam:{path.name if path.exists() else self.source}"
+
+    @property
+    def version(self) -> str:
+        """Changes with the weights and the settings that a mask depends on. Loads the network."""
+        return f"1-{self._loaded[1][:16]}-{self.precision}-{self.stability_score_offset:g}"
+
+    @property
+    def batch_used(self) -> int:
+        """Prompts that the network took at once for the last tile, after halving where memory ran out."""
+        return int(self._loaded[0].batch_used)
+
+    @property
+    def _loaded(self) -> tuple[SamNetwork, str]:
+        if self.network is not None:
+            return self.network, "given"
+        return _load(self.source, self.device, self.precision)
+
+    def encode(self, tile: Tile) -> Encoded:
+        """The image encoder's view of the tile, with its feature map."""
+        return self.encode_batch([tile])[0]
+
+    def encode_batch(self, tiles: Sequence[Tile]) -> list[Encoded]:
+        """As `encode`, several tiles in one pass; they may differ in size."""
+        import torch
+
+        net = self._loaded[0]
+        frames = [_frame(net, tile.size) for tile in tiles]
+        with self._machine():
+            pixels = torch.stack([_network_input(net, tile, frame) for tile, frame in zip(tiles, frames, strict=True)])
+            embeddings = net.encode(pixels)
+        return [_encoded(net, *each) for each in zip(tiles, embeddings, frames, strict=True)]
+
+    def predict(
+        self,
+        encoded: Encoded,
+        *,
+        points: np.ndarray | None = None,
+        point_labels: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+        masks: Masks | None = None,
+        multimask: bool = True,
+    ) -> Prediction:
+        """Masks for `b` prompts; frames and shapes as in `contracts.Promptable`."""
+        import torch
+
+        seen, net = _seen(encoded), self._loaded[0]
+        prompts = _prompts(seen.frame, points, point_labels, boxes, masks)
+        with self._machine():
+            logits, iou = net.decode(seen.embedding, **prompts, multimask=multimask)
+            measures = measure(
+                logits.flatten(0, 1), seen.frame, offset=self.stability_score_offset, threads=torch.get_num_threads()
+            )
+            kept = LowResMasks.keep(logits.flatten(0, 1), seen.frame, measures.bbox)
+            codes = kept.codes(np.arange(len(kept.bbox)))
+        scores = iou.flatten().float().cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise WeightsError(f"{self.name}: predicted IoU is NaN or infinite: the checkpoint is damaged.")
+        columns = {"predicted_iou": np.clip(scores, 0, 1), "stability_score": np.nan_to_num(measures.stability_score)}
+        answer = Masks.from_codes(codes, encoded.tile.size, **columns).within(encoded.tile.valid)
+        return Prediction(answer, logits.shape[1])
+
+    def candidates(
+        self,
+        encoded: Encoded,
+        points: np.ndarray,
+        *,
+        pred_iou_thresh: float,
+        stability_score_thresh: float,
+        stability_score_offset: float = 1.0,
+        points_per_batch: int = 64,
+    ) -> SamCandidates:
+        """The masks of single foreground points (n, 2) float32 xy that pass both thresholds; see `contracts.Candidates`.
+
+        Thresholds of 0 or less let all pass, as in segment-anything. Pixels that are not valid are not looked for.
+        """
+        seen, net = _seen(encoded), self._loaded[0]
+        lowest = pred_iou_thresh if pred_iou_thresh > 0 else -np.inf
+        frame, found, columns = seen.frame, [], []
+        counts = {"prompted": len(points) * net.alternatives, "predicted_iou": 0, "stability_score": 0}
+        import torch
+
+        with self._machine():
+            asked = torch.from_numpy(frame.to_input(points))
+            for passing in net.decode_passing(seen.embedding, asked, pred_iou_thresh=lowest, batch=points_per_batch):
+                counts["predicted_iou"] += len(passing.index)
+                measures = measure(passing.logits, frame, offset=stability_score_offset, threads=torch.get_num_threads())
+                stability = measures.stability_score
+                good = np.flatnonzero((stability >= stability_score_thresh) | (stability_score_thresh <= 0))
+                counts["stability_score"] += len(good)
+                if len(good):
+                    rows = torch.from_numpy(good).to(passing.logits.device)
+                    found.append(LowResMasks.keep(passing.logits[rows], frame, measures.bbox[good]))
+                    prompt = passing.index[rows].cpu().numpy() // net.alternatives
+                    columns.append((passing.iou[rows].cpu().numpy(), stability[good], measures.area[good], points[prompt]))
+        if not found:
+            return _nothing(frame.size, counts)
+        kept = LowResMasks.join(found)
+        iou, stability, area, coords = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return SamCandidates(frame.size, iou, stability, area, kept.bbox, coords.astype(np.float32), counts, kept)
+
+    @contextmanager
+    def _machine(self) -> Iterator[None]:
+        """No gradients; the chosen number of threads, where one was chosen."""
+        import torch
+
+        before = torch.get_num_threads()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def make_sam(
+    argument: str, *, device: str = "auto", precision: str = "fp32", stability_score_offset: float = 1.0, threads: int = 0
+) -> Sam:
+    """What ``sam:ARGUMENT`` stands for."""
+    return Sam(argument, device, precision, stability_score_offset, threads)
+
+
+@lru_cache(maxsize=2)
+def _load(source: str, device: str, precision: str) -> tuple[SamNetwork, str]:
+    """The network and the digest of its weights; once per process."""
+    try:
+        from terralabel.nets.backbones import choose_device
+        from terralabel.nets.sam import loading, network
+    except ImportError as error:
+        raise MissingExtraError(f"SAM needs the package {error.name!r}: pip install 'terralabel[torch]'.") from error
+    loaded = loading.load(source)
+    return network.make_network(loaded, device=choose_device(device), precision=precision), loaded.sha256
+
+
+def _frame(net: SamNetwork, size: tuple[int, int]) -> Frame:
+    return Frame.of(size, mask_size=net.mask_size, image_size=net.image_size, pads=net.pads)
+
+
+def _colours(tile: Tile) -> np.ndarray:
+    """(H, W, 3) uint8: one band three times, or the first three of an optical tile."""
+    bands = tile.pixels.shape[2]
+    if bands == 1:
+        return np.repeat(tile.pixels, 3, axis=2)
+    if tile.sensor == "sar":
+        raise SettingsError(
+            f"SAR with {bands} bands: this encoder knows colour pictures; choose one band with --bands, or masks tree."
+        )
+    if bands == 2:
+        raise SettingsError("2 bands: this encoder takes one or three; choose with --bands.")
+    return np.ascontiguousarray(tile.pixels[:, :, :3])
+
+
+def _network_input(net: SamNetwork, tile: Tile, frame: Frame) -> Tensor:
+    """(3, S, S) float32: resized, normalised and padded as the official predictors do."""
+    return _padded(net, tile, frame) if net.pads else _stretched(net, tile)
+
+
+def _padded(net: SamNetwork, tile: Tile, frame: Frame) -> Tensor:
+    """SAM, SAM-HQ: 8-bit resizing by Pillow, normalised on the scale of 0 .. 255, then zeros right and below."""
+    import torch
+    from PIL import Image
+
+    height, width = frame.input_size
+    resized = np.asarray(Image.fromarray(_colours(tile)).resize((width, height), Image.Resampling.BILINEAR))
+    mean, std = ((np.asarray(values, dtype=np.float64) * 255).astype(np.float32) for values in (net.mean, net.std))
+    out = np.zeros((3, net.image_size, net.image_size), dtype=np.float32)
+    out[:, :height, :width] = ((resized - mean) / std).transpose(2, 0, 1)
+    return torch.from_numpy(out)
+
+
+def _stretched(net: SamNetwork, tile: Tile) -> Tensor:
+    """SAM 2 and later: to [0, 1], then resized with anti-aliasing, then normalised."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.from_numpy(_colours(tile).transpose(2, 0, 1).copy()).float().div(255)
+    if tuple(tile.size) != (net.image_size, net.image_size):
+        side = (net.image_size, net.image_size)
+        pixels = interpolate(pixels[None], side, mode="bilinear", align_corners=False, antialias=True)[0]
+    mean, std = (torch.as_tensor(np.asarray(values, dtype=np.float32))[:, None, None] for values in (net.mean, net.std))
+    return (pixels - mean) / std
+
+
+def _encoded(net: SamNetwork, tile: Tile, embedding: Embedding, frame: Frame) -> Encoded:
+    """What is remembered; a padded tile spans the first part of the feature map only."""
+    values = net.feature_map(embedding)
+    if not np.isfinite(values).all():
+        raise WeightsError("The image encoder answers with NaN or infinity: the checkpoint is damaged.")
+    height, width = frame.input_size
+    covers = (height / frame.image_size * values.shape[0], width / frame.image_size * values.shape[1])
+    return Encoded(tile, _Seen(embedding, frame), values, covers)
+
+
+def _seen(encoded: Encoded) -> _Seen:
+    if not isinstance(encoded.state, _Seen):
+        raise ContractError(f"sam: expected an Encoded made by Sam.encode, got the state {type(encoded.state).__name__}.")
+    return encoded.state
+
+
+def _nothing(size: tuple[int, int], counts: dict[str, int]) -> SamCandidates:
+    none = np.zeros(0, dtype=np.float32)
+    return SamCandidates(
+        size, none, none, np.zeros(0, np.int64), np.zeros((0, 4), np.int32), np.zeros((0, 2), np.float32), counts
+    )
+
+
+def _prompts(
+    frame: Frame,
+    points: np.ndarray | None,
+    point_labels: np.ndarray | None,
+    boxes: np.ndarray | None,
+    masks: Masks | None,
+) -> dict[str, Tensor]:
+    """Prompts as tensors in the frame of the network's input."""
+    import torch
+
+    given = {len(prompt) for prompt in (points, boxes, masks) if prompt is not None}
+    if len(given) != 1:
+        raise ContractError(f"sam.predict: give points, boxes or masks, as many of each; got {sorted(given) or 'none'}.")
+    out: dict[str, Tensor] = {}
+    if points is not None:
+        if point_labels is None or point_labels.shape != points.shape[:2]:
+            raise ContractError("sam.predict: point_labels must be (b, p) for points (b, p, 2).")
+        out["points"] = torch.from_numpy(frame.to_input(points))
+        out["labels"] = torch.from_numpy(np.asarray(point_labels, dtype=np.int64))
+    if boxes is not None:
+        out["boxes"] = torch.from_numpy(frame.to_input(np.asarray(boxes).reshape(-1, 2, 2)).reshape(-1, 4))
+    if masks is not None:
+        out["mask_inputs"] = torch.stack([_rough_logits(frame, mask) for mask in masks])[:, None]
+    return out
+
+
+def _rough_logits(frame: Frame, mask: np.ndarray) -> Tensor:
+    """(m, m) logits of a rough (H, W) bool mask: its share of each cell, from -`ROUGH_LOGIT` to `ROUGH_LOGIT`."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    cells = frame.mask_size / frame.image_size
+    height, width = (max(round(length * cells), 1) for length in frame.input_size)
+    share = interpolate(torch.from_numpy(mask).float()[None, None], (height, width), mode="bilinear", antialias=True)
+    logits = torch.full((frame.mask_size, frame.mask_size), -ROUGH_LOGIT)
+    logits[:height, :width] = (2 * share[0, 0] - 1) * ROUGH_LOGIT
+    return logits
