@@ -19,15 +19,14 @@ import numpy as np
 
 from terralabel.errors import MissingExtraError, WeightsError
 from terralabel.nets.pickles import Call, printable, read_structure
+from terralabel.nets.sam.families import identify, why_not
 
 __all__ = ["WeightsReport", "check", "compare_keys", "file_sha256", "read_state", "recorded_sha256"]
 
 _MAX_HEADER = 100_000_000
 #: Architecture -> keys that only it has.
 _SIGNATURES = {
-    "SAM (segment-anything)": ("image_encoder.patch_embed.proj.weight", "mask_decoder.iou_token.weight"),
-    "SAM 2": ("image_encoder.trunk.patch_embed.proj.weight", "sam_mask_decoder.iou_token.weight"),
-    "SAM (transformers)": ("vision_encoder.patch_embed.projection.weight", "mask_decoder.iou_token.weight"),
+    "MobileSAM or Light SAM-HQ (TinyViT encoder), not supported": ("image_encoder.layers.0.blocks.0.conv1.c.weight",),
     "MobileNetV2, batch norm folded (mobilenet_v2)": ("features.0.0.bias", "features.17.conv.2.weight", "features.18.0.weight"),
     "MobileNetV2 (torchvision)": ("features.0.1.running_mean", "features.18.0.weight"),
     "ResNet (timm, torchvision)": ("conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"),
@@ -196,7 +195,11 @@ def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _torch_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with zipfile.ZipFile(path) as archive:
         index = next(name for name in archive.namelist() if name.split("/")[-1] == "data.pkl")
-        root = read_structure(archive.read(index))
+        program = archive.read(index)
+    try:
+        root = read_structure(program)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
     try:
         shapes = dict(_tensors(root))
     except (TypeError, IndexError) as error:
@@ -234,6 +237,11 @@ _READERS: dict[str, Callable[[Path], dict[str, tuple[int, ...]]]] = {
 
 
 def _architecture(shapes: Mapping[str, Any]) -> str:
+    sam = identify(shapes)
+    if sam is not None:
+        return str(sam)
+    if part := why_not(shapes):
+        return part
     plain = {key.split("module.")[-1] for key in shapes}
     for first in ("model.", "state_dict.", "backbone.", "encoder."):
         plain |= {key.removeprefix(first) for key in plain}
@@ -297,7 +305,9 @@ def _largest(state: Any) -> dict[str, Any]:
     return best
 
 
-def compare_keys(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+def compare_keys(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], what: str, verdict: str = "the weights are of another architecture"
+) -> None:
     """Raise `WeightsError` naming the first differing keys unless `found` has every key of `wanted` in its shape.
 
     Values are shapes or anything with a `shape`.
@@ -316,4 +326,4 @@ def compare_keys(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
     )
     parts += [f"{key} is {shape(found[key])}, expected {shape(wanted[key])}" for key in other[:3]]
     parts += [f"unknown {', '.join(extra[:3])}"] if extra else []
-    raise WeightsError(f"{what}: the weights are of another architecture: {printable('; '.join(parts))}.")
+    raise WeightsError(f"{what}: {verdict}: {printable('; '.join(parts))}.")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from terralabel.errors import SettingsError
-from terralabel.nets.sam.keys import COPIED, dropped, to_transformers_key
+from terralabel.nets.sam.keys import COPIED, dropped, to_official_key, to_transformers_key
 
-__all__ = ["FAMILIES", "Checkpoint", "Shapes", "identify", "own_keys", "tiny"]
+__all__ = ["FAMILIES", "Checkpoint", "Shapes", "identify", "own_keys", "tiny", "why_not"]
 
 Shapes = Mapping[str, Sequence[int]]
 #: Family -> its name for people.
@@ -31,7 +31,7 @@ _REPVIT_M1 = ([48, 96, 192, 384], [2, 2, 14, 2])
 #: Side of the image of SAM 2 and EdgeTAM in pixels: published, custom.
 _SIDE, _CUSTOM_SIDE = 1024, 128
 #: Wrappings that training scripts put around a model's own keys.
-_WRAPPINGS = ("", "model.", "module.", "state_dict.", "model.module.", "state_dict.model.")
+_WRAPPINGS = [outer + inner for outer in ("", "model.", "state_dict.") for inner in ("", "module.", "model.")]
 #: (layout, key that only this family has, family); the first that fits counts.
 _SIGNATURES = (
     ("official", "mask_decoder.hf_token.weight", "image_encoder.patch_embed.proj.weight", "sam_hq"),
@@ -76,16 +76,33 @@ class Checkpoint:
 def identify(shapes: Shapes) -> Checkpoint | None:
     """What the tensors of these names and shapes are; None when they are no checkpoint of the family, or too few to tell."""
     known = _known(shapes)
-    if known is None:
-        return None
-    family, layout, keys = known
     try:
-        named = _named(family, layout, {key: tuple(shapes[full]) for key, full in keys.items()})
-        size, vision = _VISION[family](named)
-        decoder = _decoder(named)
+        return None if known is None else _described(shapes, *known)
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         return None
-    return _checkpoint(family, size, layout, vision, decoder)
+
+
+def why_not(shapes: Shapes) -> str | None:
+    """Why `identify` says None of what looks like the family: "SAM 2.1 (official layout) without KEY"; None for anything else."""
+    known = _known(shapes)
+    if known is None:
+        return None
+    family, layout, _ = known
+    try:
+        _described(shapes, *known)
+    except KeyError as error:
+        key = str(error.args[0])
+        lost = (to_official_key(family, key) if layout == "official" else None) or key
+        return f"{FAMILIES[family]} ({layout} layout) without {lost}"
+    except (IndexError, ValueError, ZeroDivisionError):
+        return f"{FAMILIES[family]} ({layout} layout) with shapes that do not fit together"
+    return None
+
+
+def _described(shapes: Shapes, family: str, layout: str, keys: Mapping[str, str]) -> Checkpoint:
+    named = _named(family, layout, {key: tuple(shapes[full]) for key, full in keys.items()})
+    size, vision = _VISION[family](named)
+    return _checkpoint(family, size, layout, vision, _decoder(named))
 
 
 def own_keys(shapes: Mapping[str, Any]) -> dict[str, str]:

@@ -29,6 +29,7 @@ from terralabel.nets.weights import CATALOGUE, find, how_to_get
 
 __all__ = ["Loaded", "build", "check_fit", "load", "write_official"]
 
+_SUFFIXES = {".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors"}
 _BUILDING = threading.Lock()
 
 
@@ -58,7 +59,7 @@ def load(source: str | Path) -> Loaded:
         if cached is None:
             raise WeightsError(how_to_get(name))
         return _load_file(cached)
-    if isinstance(source, Path) or path.suffix or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if isinstance(source, Path) or path.suffix in _SUFFIXES or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise WeightsError(f"{printable(name)}: no such file or folder, and no name of `terralabel models list`.")
     return _load_folder(hub_folder(name))
 
@@ -85,7 +86,7 @@ def check_fit(shapes: Mapping[str, Any], checkpoint: Checkpoint, what: str) -> N
 
     `shapes` are tensors or shapes by the file's own keys.
     """
-    _check_fit(shapes, checkpoint, what, _empty(checkpoint).state_dict())
+    _check_fit(shapes, checkpoint, what, _empty(checkpoint, what).state_dict())
 
 
 def _check_fit(shapes: Mapping[str, Any], checkpoint: Checkpoint, what: str, wanted: Mapping[str, Any]) -> None:
@@ -94,7 +95,7 @@ def _check_fit(shapes: Mapping[str, Any], checkpoint: Checkpoint, what: str, wan
     else:
         wanted = {key: value for key, value in wanted.items() if key != COPIED[1]}
     found = {key: shapes[full] for key, full in own_keys(shapes).items()}
-    compare_keys(found, wanted, what)
+    compare_keys(found, wanted, what, f"not a whole {checkpoint}")
     extra = [
         key
         for key in found
@@ -103,7 +104,7 @@ def _check_fit(shapes: Mapping[str, Any], checkpoint: Checkpoint, what: str, wan
     if extra:
         raise WeightsError(
             f"{what}: {len(extra)} keys are unknown to {checkpoint}: {printable(', '.join(extra[:3]))}; "
-            "a changed architecture cannot be loaded as the original."
+            "a changed network cannot be loaded as the original."
         )
 
 
@@ -120,7 +121,7 @@ def _load_file(path: Path) -> Loaded:
 
 def _assemble(state: Mapping[str, Any], checkpoint: Checkpoint, what: str) -> Any:
     """The model with these tensors in it, after checking that they fit exactly."""
-    model = _empty(checkpoint)
+    model = _empty(checkpoint, what)
     _check_fit(state, checkpoint, what, model.state_dict())
     own = {key: state[full] for key, full in own_keys(state).items()}
     if checkpoint.layout == "official":
@@ -137,13 +138,16 @@ def _filled(model: Any, state: Mapping[str, Tensor]) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _empty(checkpoint: Checkpoint) -> Any:
+def _empty(checkpoint: Checkpoint, what: str = "these weights") -> Any:
     """The modules without storage for their weights; tables that no file holds are computed."""
     transformers = package("transformers")
     config_name, model_name = CLASSES[checkpoint.family]
-    config = getattr(transformers, config_name)(**{part: dict(checkpoint.config[part]) for part in PARTS})
-    with _BUILDING, quiet(transformers.logging), _weights_on_meta():
-        return getattr(transformers, model_name)(config)
+    try:
+        config = getattr(transformers, config_name)(**{part: dict(checkpoint.config[part]) for part in PARTS})
+        with _BUILDING, quiet(transformers.logging), _weights_on_meta():
+            return getattr(transformers, model_name)(config)
+    except (AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise WeightsError(f"{what}: no whole {checkpoint}: its shapes make no network ({printable(error)[:120]}).") from error
 
 
 @contextmanager
