@@ -39,6 +39,7 @@ def with_clusters_of(whole: Run, tiled: Run, scratch: Path) -> np.ndarray:
     """The tiled run's raster, its objects in the clusters that were fitted on the whole image."""
     (group,) = tiled.layout.groups
     job = AssignJob(
+        group,
         tiled.layout.object_features_path(group),
         whole.layout.clusterer_path(),
         whole.layout.backends.clusters,

@@ -24,7 +24,15 @@ from terralabel.recipes.backends import make_clusterer, make_extractor, make_gen
 from terralabel.recipes.layout import Backends, Layout
 from terralabel.recipes.learning import fit_extractor
 from terralabel.recipes.measuring import MeasureJob, measure_shard, probe_tile
-from terralabel.recipes.relabel import assign, corrections_digest, refresh_labels, run_missing, settle_classes
+from terralabel.recipes.relabel import (
+    GroupsCrashed,
+    assign,
+    corrections_digest,
+    refresh_labels,
+    run_missing,
+    scenes_of,
+    settle_classes,
+)
 from terralabel.recipes.run import Run, open_run
 from terralabel.recipes.settings import LabelSettings, stored
 from terralabel.recipes.stitching import LinkJob, ObjectJob, gather_objects, link_shard
@@ -91,13 +99,9 @@ def label_settings(
         folder.write_manifest(_manifest(layout, settings, ingested))
         with note("masks and features"):
             note.add(_measure(layout, engine, progress))
-        with note("objects"):
-            _stitch(layout, engine, progress)
-        with note("clusters"):
-            _cluster(layout, clusterer, engine, progress)
-        with note("labels"):
-            settle_classes(layout, progress)
-            refresh_labels(layout, engine, progress)
+        layout.take_back()
+        while not _labelled(layout, clusterer, engine, progress, note):
+            pass
         folder.remove_unused_parts(layout.kept(folder.classes_path.read_text(encoding="utf-8"), corrections_digest(layout)))
         folder.write_manifest({**folder.manifest(), "finished": True})
     return open_run(out)
@@ -186,6 +190,28 @@ def _quarantine(job: MeasureJob, crash: Crash, engine: Engine, progress: Progres
     )
 
 
+def _labelled(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Progress, note: _Note) -> bool:
+    """Objects, clusters, labels. False where workers died over groups: they are set aside, and the others go on without them."""
+    try:
+        with note("objects"):
+            _stitch(layout, engine, progress)
+        with note("clusters"):
+            _cluster(layout, clusterer, engine, progress)
+        with note("labels"):
+            settle_classes(layout, progress)
+            refresh_labels(layout, engine, progress)
+    except GroupsCrashed as crash:
+        before = layout.crashes()
+        names = {group.name for group, _ in crash.groups}
+        if names & set(before) or len(names) + len(before) == len(layout.groups):
+            raise  # without its masks, too; or nothing would be left
+        for group, reason in crash.groups:
+            progress.say(f"failed: {scenes_of(group)}: {reason}; going on without, the same command tries again")
+            layout.set_aside(group, reason)
+        return False
+    return True
+
+
 def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
     """One object across seams: links per shard, then objects per group."""
     if any(layout.has_seams(group) for group in layout.groups):
@@ -193,7 +219,7 @@ def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
     links = [
         LinkJob(group, position, layout.mask_paths(group), layout.link_path(group, shard))
         for group in layout.groups
-        if layout.has_seams(group)
+        if layout.link_paths(group)
         for position, shard in enumerate(group.shards)
     ]
     run_missing("seams", "shards", link_shard, links, lambda job: job.out.exists(), engine, progress)
@@ -206,6 +232,7 @@ def _stitch(layout: Layout, engine: Engine, progress: Progress) -> None:
             layout.painted_path(group),
             layout.objects_path(group),
             layout.object_features_path(group),
+            layout.crash_path(group).is_file(),
         )
         for group in layout.groups
     ]

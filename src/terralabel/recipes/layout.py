@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from terralabel.core.files import write_text
 from terralabel.core.scene import Scene
 from terralabel.recipes.measuring import MeasureJob, gate_reference
 from terralabel.recipes.plan import Group, Shard, plan_groups
@@ -69,6 +70,30 @@ class Layout:
         """True when a scene of the group is cut into several tiles."""
         return sum(len(shard.tiles) for shard in group.shards) > len(group.scenes)
 
+    # ------------------------------------------------------------------------------------------------------- crashes
+
+    def crash_path(self, group: Group) -> Path:
+        """A note, there while the group is left without objects because a worker died over it."""
+        return self.folder.path / "parts" / "crashed" / f"{group.name}.txt"
+
+    def crashes(self) -> dict[str, str]:
+        """Group name -> why it is left without objects."""
+        paths = {group.name: self.crash_path(group) for group in self.groups}
+        return {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.is_file()}
+
+    def set_aside(self, group: Group, reason: str) -> None:
+        """Leave a group without objects; the names of its parts, and of all that is made from them, change."""
+        write_text(self.crash_path(group), reason)
+        self._digests.clear()
+
+    def take_back(self) -> int:
+        """Try again what was set aside; returns how many groups."""
+        paths = [path for group in self.groups if (path := self.crash_path(group)).is_file()]
+        for path in paths:
+            path.unlink()
+        self._digests.clear()
+        return len(paths)
+
     # ------------------------------------------------------------------------------------------------------- digests
 
     @cached_property
@@ -104,7 +129,8 @@ class Layout:
 
     def _group_masks_digest(self, group: Group) -> str:
         def content() -> list[str]:
-            return [*(self._masks_digest(shard) for shard in group.shards), *self._failed(group)]
+            crashed = ["crashed"] if self.crash_path(group).is_file() else []
+            return [*(self._masks_digest(shard) for shard in group.shards), *self._failed(group), *crashed]
 
         return self._remember(f"group masks {group.name}", content)
 
@@ -166,8 +192,10 @@ class Layout:
         return self.folder.part_path("links", shard.name, digest(["links", _CODE["links"], self._group_masks_digest(group)]))
 
     def link_paths(self, group: Group) -> tuple[Path, ...]:
-        """`link_path` of every shard; none where the group has no seams."""
-        return tuple(self.link_path(group, shard) for shard in group.shards) if self.has_seams(group) else ()
+        """`link_path` of every shard; none where the group has no seams, or was set aside."""
+        if not self.has_seams(group) or self.crash_path(group).is_file():
+            return ()
+        return tuple(self.link_path(group, shard) for shard in group.shards)
 
     def objects_path(self, group: Group) -> Path:
         """Stitched objects of a group."""
@@ -232,7 +260,7 @@ class Layout:
         for group in self.groups:
             paths |= {*self.mask_paths(group), *self.feature_paths(group), *self.link_paths(group)}
             paths |= {self.objects_path(group), self.object_features_path(group), self.painted_path(group)}
-            paths |= {self.assigned_path(group), self.marker_path(group, classes, corrections)}
+            paths |= {self.assigned_path(group), self.marker_path(group, classes, corrections), self.crash_path(group)}
         return paths
 
 

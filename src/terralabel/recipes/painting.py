@@ -35,6 +35,7 @@ __all__ = [
 class AssignJob:
     """The cluster of every object of a group."""
 
+    group: Group
     features: Path
     clusterer: Path
     name: str

@@ -21,17 +21,36 @@ from terralabel.runs.engine import Crash, Engine
 from terralabel.runs.progress import Progress
 
 __all__ = [
+    "GroupsCrashed",
     "cluster_count",
     "corrections_digest",
     "is_automatic",
     "paint_job",
     "read_classes",
     "refresh_labels",
+    "run_missing",
+    "scenes_of",
     "settle_classes",
     "write_classes",
 ]
 
 _AUTOMATIC = re.compile(r"cluster \d+")
+
+
+class GroupsCrashed(RunError):
+    """Workers died over some groups of scenes; those that could be done are done. `groups`: each with the reason."""
+
+    def __init__(self, groups: Sequence[tuple[Group, str]]) -> None:
+        self.groups = groups
+        told = "; ".join(f"{scenes_of(group)}: {reason}" for group, reason in groups[:3])
+        more = f"; and {len(groups) - 3:,} more" if len(groups) > 3 else ""
+        super().__init__(f"{told}{more}; run the same command again, with fewer --workers if memory is short.")
+
+
+def scenes_of(group: Group) -> str:
+    """The scenes of a group, for a message."""
+    keys = [scene.key for scene in group.scenes]
+    return f"scene {keys[0]}" if len(keys) == 1 else f"scenes {keys[0]} to {keys[-1]} ({len(keys):,})"
 
 
 def run_missing(
@@ -43,22 +62,26 @@ def run_missing(
     engine: Engine,
     progress: Progress,
 ) -> None:
-    """Run the jobs that are not `done` yet."""
+    """Run the jobs that are not `done` yet, each of which has a `group`; `GroupsCrashed`, at the end, names those that died."""
     todo = [job for job in jobs if not done(job)]
     if not todo:
         return
     progress.start(stage, len(jobs), unit, len(jobs) - len(todo))
-    for _, summary in engine.map(function, todo):
+    crashed: dict[str, tuple[Group, str]] = {}
+    for job, summary in engine.map(function, todo):
         if isinstance(summary, Crash):
-            raise RunError(f"{stage}: {summary.reason}; run the same command again, with fewer --workers if memory is short.")
+            crashed[job.group.name] = job.group, f"{stage}: {summary.reason}"
         progress.advance()
     progress.finish()
+    if crashed:
+        raise GroupsCrashed([crashed[name] for name in sorted(crashed)])
 
 
 def assign(layout: Layout, engine: Engine, progress: Progress) -> None:
     """The cluster of every object, where it is not known yet."""
     jobs = [
         AssignJob(
+            group,
             layout.object_features_path(group),
             layout.clusterer_path(),
             layout.backends.clusters,

@@ -148,10 +148,17 @@ class Run:
                 out += [Failure(row["key"], row["reason"].partition(":")[0], row["reason"]) for row in rows]
         return tuple(out)
 
+    @cached_property
+    def failed_scenes(self) -> tuple[Failure, ...]:
+        """Scenes over which a worker died after their masks were made."""
+        crashes = self.layout.crashes()
+        groups = [group for group in self.layout.groups if group.name in crashes]
+        return tuple(Failure(s.key, "crash", f"crash: {crashes[group.name]}") for group in groups for s in group.scenes)
+
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """Everything that gave no labels though it was asked to: inputs, then tiles."""
-        return self.failed_sources + self.failed_tiles
+        """Everything that gave no labels though it was asked to: inputs, then tiles, then scenes left without objects."""
+        return self.failed_sources + self.failed_tiles + self.failed_scenes
 
     # ----------------------------------------------------------------------------------------------------------- objects
 
@@ -323,10 +330,10 @@ class Run:
         return lines
 
     def _failure_count(self) -> list[str]:
-        inputs, tiles = len(self.failed_sources), len(self.failed_tiles)
-        if not inputs + tiles:
+        kinds = ((self.failed_sources, "input"), (self.failed_tiles, "tile"), (self.failed_scenes, "scene"))
+        counts = [f"{len(failed):,} {what}{'s' * (len(failed) != 1)}" for failed, what in kinds if failed]
+        if not counts:
             return []
-        counts = [f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((inputs, "input"), (tiles, "tile")) if n]
         return [f"  failed   {' and '.join(counts)}; the reasons: terralabel status {self.path}"]
 
 

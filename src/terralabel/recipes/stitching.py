@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from terralabel.core.grid import TilePlan, Window
+from terralabel.core.masks import Masks
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
 from terralabel.labels.objects import assemble, feature_of_objects, last_tiles, object_areas
@@ -75,7 +76,7 @@ def scene_tiles(group: Group) -> Iterator[tuple[Scene, list[tuple[int, int, Tile
 
 @dataclass(frozen=True)
 class ObjectJob:
-    """The objects of a group, from the masks, features and links of its shards."""
+    """The objects of a group, from the masks, features and links of its shards; none where it was `set_aside`."""
 
     group: Group
     mask_paths: tuple[Path, ...]
@@ -84,6 +85,7 @@ class ObjectJob:
     painted: Path
     objects: Path
     features: Path
+    set_aside: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -96,8 +98,10 @@ def gather_objects(job: ObjectJob) -> dict[str, Any]:
 
     Objects and features are row for row; a row of the painted part is the core of one tile.
     """
-    masks = MaskStore(job.mask_paths, keep=5)  # a tile and its neighbours in the rows above and below
+    masks: MaskStore | _NoMasks = _NoMasks(job.group)
     vectors = _FeatureStore(job.feature_paths)
+    if not job.set_aside:
+        masks = MaskStore(job.mask_paths, keep=5)  # a tile and its neighbours in the rows above and below
     notes: dict[str, Any] = {"numbers": [], "rows": []}
     with (
         stream_part(job.painted, {}) as paint,
@@ -142,7 +146,7 @@ class _Stitched:
     last: np.ndarray
 
 
-def _paint(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore, found: _Stitched) -> Iterator[tuple[Window, np.ndarray]]:
+def _paint(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore | _NoMasks, found: _Stitched) -> Iterator[tuple[Window, np.ndarray]]:
     """(core, object number of each of its pixels, -1 for none): largest objects first, guests from next door included."""
     areas = object_areas(found.pieces, len(found.last))
     numbers = np.arange(len(areas), dtype=np.int32)
@@ -153,7 +157,7 @@ def _paint(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore, found: _Sti
         yield plan.core, paint_core(plan, around, numbers, areas, fill=-1, dtype=np.int32)
 
 
-def _stitched(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore, links: tuple[np.ndarray, np.ndarray]) -> _Stitched:
+def _stitched(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore | _NoMasks, links: tuple[np.ndarray, np.ndarray]) -> _Stitched:
     """The pieces of every tile of one scene, and the last tile of every object number."""
     counts = np.array([len(masks.shard(s)[i]) for s, i, _ in tiles], dtype=np.int64)
     objects = resolve(counts, *_global_pairs(counts, links))
@@ -184,6 +188,17 @@ def _links_of(job: ObjectJob, index: int, tiles: list[tuple[int, int, TilePlan]]
     rows = [np.asarray(part["pair"])[np.asarray(part["scene"]) == index] for part in parts]
     strengths = [np.asarray(part["strength"])[np.asarray(part["scene"]) == index] for part in parts]
     return np.concatenate(rows), np.concatenate(strengths)
+
+
+class _NoMasks:
+    """Stands for the `MaskStore` of a group that was set aside."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def shard(self, index: int) -> list[Masks]:
+        """No mask in any tile."""
+        return [Masks.empty((plan.window.height, plan.window.width)) for plan in self.group.shards[index].tiles]
 
 
 class _FeatureStore:
