@@ -22,7 +22,7 @@ from torch import Tensor
 from terralabel.nets.sam.embedding import Embedding
 from terralabel.nets.sam.hq import FineMask
 from terralabel.nets.sam.two_way import ImageSide, TwoWay, Update
-from terralabel.nets.sam.upscaling import SharedMaps, Upscaling, to_raster
+from terralabel.nets.sam.upscaling import SharedMaps, Upscaling, raster_order, to_raster
 
 __all__ = ["Answers", "MaskDecoder", "Prepared"]
 
@@ -62,7 +62,7 @@ class MaskDecoder:
         self.decoder, self.dtype = decoder, dtype
         self.no_mask = model.prompt_encoder.no_mask_embed.weight[0]
         pe = model.get_image_wide_positional_embeddings()[0]
-        self.side = pe.shape[-1]
+        self.order = raster_order(pe.shape[-1]).to(pe.device)
         self.two_way = TwoWay(decoder.transformer, pe.flatten(1).T.contiguous(), dtype)
         self.upscaling = Upscaling(decoder, [layer.layer_norm4 for layer in self.two_way.layers], dtype, rows)
         self.fine_mask = FineMask(decoder, dtype) if hasattr(decoder, "hq_token") else None
@@ -103,11 +103,11 @@ class MaskDecoder:
         """Low-resolution logits (b, j, m, m) float32 of all masks that were answered."""
         changed, hyper = self.upscaling.corrections(answers.updates), answers.hyper
         if self.fine_mask is None or prepared.hq_features is None:
-            return to_raster(self.upscaling.logits(prepared.maps, changed, hyper).to(hyper.dtype), self.side)
+            return to_raster(self.upscaling.logits(prepared.maps, changed, hyper).to(hyper.dtype), self.order)
         features = self.upscaling.features(prepared.maps, changed)
         logits = torch.bmm(hyper[:, :-1].to(self.dtype), features.transpose(1, 2)).to(hyper.dtype)
-        fine = self.fine_mask.logits(features, hyper[:, -1], prepared.hq_features, self.side)
-        return to_raster(logits, self.side) + fine[:, None]
+        fine = self.fine_mask.logits(features, hyper[:, -1], prepared.hq_features, self.order)
+        return to_raster(logits, self.order) + fine[:, None]
 
     def masks(self, prepared: Prepared, answers: Answers, *, multimask: bool) -> tuple[Tensor, Tensor]:
         """Logits (b, k or 1, m, m) and predicted IoU (b, k or 1) as the family answers a prompt."""

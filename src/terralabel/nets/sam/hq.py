@@ -9,6 +9,7 @@ released SAM-HQ, which upscales what the transformer made of it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -42,14 +43,15 @@ class FineMask:
         channels = features.shape[1]
         return to_blocks(features[0], 2).view(-1, channels).T.contiguous()
 
-    def logits(self, upscaled: Tensor, hyper: Tensor, hq_features: Tensor, side: int) -> Tensor:
+    def logits(self, upscaled: Tensor, hyper: Tensor, hq_features: Tensor, order: Tensor) -> Tensor:
         """(b, m, m) float32 of upscaled features (b, m m, c) in blocked order and each mask's own weights (b, c)."""
-        raster = to_raster(upscaled.transpose(1, 2), side).contiguous(memory_format=torch.channels_last)  # b, c, m, m
+        m = math.isqrt(len(order))
+        raster = upscaled[:, order].view(len(upscaled), m, m, -1).permute(0, 3, 1, 2)  # b, c, m, m, channels last
         maps = F.conv2d(raster, self.first_weight, self.first_bias, padding=1).permute(0, 2, 3, 1)
         weight, bias = self.norm.weight.to(self.dtype), self.norm.bias.to(self.dtype)
         maps = F.gelu(F.layer_norm(maps, maps.shape[-1:], weight, bias, self.norm.eps)).flatten(1, 2)  # b, m m, 2 c
         kernels = (hyper @ self.second_weight).view(len(hyper), -1, 9).flip(2)  # b, 2 c, 9
         taps = torch.bmm(kernels.transpose(1, 2).to(maps.dtype), maps.transpose(1, 2)).to(hyper.dtype)  # b, 9, m m
-        drawn = F.fold(taps, raster.shape[-2:], kernel_size=3, padding=1)[:, 0]
+        drawn = F.fold(taps, (m, m), kernel_size=3, padding=1)[:, 0]
         shared = hyper @ hq_features + (hyper @ self.second_bias)[:, None]
-        return drawn + to_raster(shared, side)
+        return drawn + to_raster(shared, order)

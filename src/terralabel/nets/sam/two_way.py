@@ -99,10 +99,11 @@ class TwoWay:
         """Layer 0 on the image's side: (b, hw, d), one per prompt from here on, and how it came about."""
         weights = _softmax_over_tokens(_shared_scores(keys, side.queries), keys.shape[1])
         before = side.image.expand(len(keys), -1, -1)
-        return self._write(self.layers[0].layer_norm4, before, weights, values)
+        image = torch.baddbmm(before, weights.transpose(1, 2), values.to(self.dtype))
+        return self._norm(self.layers[0].layer_norm4, image, weights, values)
 
     def later_layers(self, queries: Tensor, tokens: Tensor, image: Tensor) -> tuple[Tensor, Tensor, list[Update]]:
-        """The layers after the first on both sides: tokens (b, n, d) and image (b, hw, d), in and out."""
+        """The layers after the first on both sides: tokens (b, n, d) and image (b, hw, d), in and out; `image` is written over."""
         updates = []
         for layer, read, write in zip(self.layers[1:], self.reads, self.writes, strict=True):
             located = queries + tokens
@@ -110,7 +111,9 @@ class TwoWay:
             queries = layer.layer_norm2(queries + read(queries + tokens, image))
             queries = layer.layer_norm3(queries + layer.mlp(queries))
             weights = write.weights(queries + tokens, image)
-            image, update = self._write(layer.layer_norm4, image, weights, write.projected_values(queries))
+            values = write.projected_values(queries)
+            image.baddbmm_(weights.transpose(1, 2), values.to(self.dtype))
+            image, update = self._norm(layer.layer_norm4, image, weights, values)
             updates.append(update)
         return queries, image, updates
 
@@ -118,8 +121,7 @@ class TwoWay:
         """The final attention to the image and its norm, for those tokens that anything is predicted from."""
         return self.final_norm(queries + self.final(queries + tokens, image))
 
-    def _write(self, norm: Any, before: Tensor, weights: Tensor, values: Tensor) -> tuple[Tensor, Update]:
-        image = torch.baddbmm(before, weights.transpose(1, 2), values.to(self.dtype))
+    def _norm(self, norm: Any, image: Tensor, weights: Tensor, values: Tensor) -> tuple[Tensor, Update]:
         weight, bias = norm.weight.to(self.dtype), norm.bias.to(self.dtype)
         image, _, rstd = torch.native_layer_norm(image, norm.normalized_shape, weight, bias, norm.eps)
         return image, Update(weights, values, rstd.to(self.dtype))
@@ -152,7 +154,8 @@ class _Cross:
         queries = self.queries(located)
         b, heads, n, _ = queries.shape
         rows = queries.transpose(0, 1).flatten(1, 2).to(keys.dtype)  # heads, b n, e
-        found = torch.softmax(rows @ keys, -1) @ values
+        by_head = zip(rows, keys, values, strict=True)  # one after the other: scores of all heads would leave the cache
+        found = torch.stack([torch.softmax(row @ key, -1) @ value for row, key, value in by_head])
         return self.out_proj(found.to(located.dtype).view(heads, b, n, -1).permute(1, 2, 0, 3).flatten(2))
 
 

@@ -9,6 +9,7 @@ The first product continues the two-way transformer's sums (`two_way.Update`):  
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from terralabel.nets.sam.two_way import Update
 
-__all__ = ["Corrections", "SharedMaps", "Upscaling", "to_blocks", "to_raster"]
+__all__ = ["Corrections", "SharedMaps", "Upscaling", "raster_order", "to_blocks", "to_raster"]
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,19 @@ def to_blocks(maps: Tensor, levels: int) -> Tensor:
     return split.permute(*order, 0).reshape(-1, 4 * c)
 
 
-def to_raster(maps: Tensor, side: int) -> Tensor:
-    """(..., side * side * 16) in blocked order of two levels to (..., 4 side, 4 side)."""
-    lead = maps.shape[:-1]
-    n = len(lead)
-    split = maps.reshape(*lead, side, side, 2, 2, 2, 2)
-    order = [*range(n), n, n + 2, n + 4, n + 1, n + 3, n + 5]
-    return split.permute(order).reshape(*lead, 4 * side, 4 * side)
+def raster_order(side: int) -> Tensor:
+    """(16 side^2,) int64: where each pixel of a raster of side 4 `side` lies in blocked order of two levels.
+
+    `blocked.gather(-1, order)` lays out maps several times faster than a permuted copy, which moves two values at a time.
+    """
+    order = torch.arange(16 * side * side).view(side, side, 2, 2, 2, 2)
+    return order.permute(0, 2, 4, 1, 3, 5).reshape(-1)
+
+
+def to_raster(maps: Tensor, order: Tensor) -> Tensor:
+    """(..., m m) in blocked order to (..., m, m)."""
+    side = math.isqrt(len(order))
+    return maps.gather(-1, order.expand_as(maps)).unflatten(-1, (side, side))
 
 
 def _as_matrix(conv: Any) -> Tensor:
