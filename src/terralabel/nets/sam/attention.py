@@ -28,33 +28,35 @@ def relative_positions(table: Tensor, size: int) -> Tensor:
     return table[steps[:, None] - steps[None, :] + size - 1]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """softmax(q k^T + bias) v for n heads, scores in float32.
+def attend(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, scratch: Tensor | None = None) -> Tensor:
+    """softmax(q k^T + bias) v for n heads; all of one dtype, in which the scores are rounded too.
 
-    q (n, h, w, d), scaled already; k, v (n, H * W, d); rel_h (n, h, w, H), rel_w (n, h, w, W) float32, the bias's two parts.
-    Returns (n, h * w, d).
+    q (n, h, w, d), scaled already; k, v (n, H * W, d); rel_h (n, h, w, H) and rel_w (n, h, w, W): the bias's two parts.
+    `scratch`, n * h * w * H * W numbers, takes the scores. Returns (n, h * w, d).
     """
     n, h, w, d = q.shape
-    scores = (rel_h[..., :, None] + rel_w[..., None, :]).view(n, h * w, -1)
-    queries = q.reshape(n, h * w, d)
-    if q.dtype == torch.float32:
-        scores.baddbmm_(queries, k.transpose(1, 2))
-        return torch.softmax(scores, -1, out=scores) @ v
-    scores += queries @ k.transpose(1, 2)
-    return torch.softmax(scores, -1, out=scores).to(v.dtype) @ v
+    shape = (n, h, w, rel_h.shape[-1], rel_w.shape[-1])
+    scores = q.new_empty(shape) if scratch is None else scratch.view(shape)
+    torch.add(rel_h[..., :, None], rel_w[..., None, :], out=scores)
+    flat = scores.view(n, h * w, -1)
+    flat.baddbmm_(q.reshape(n, h * w, d), k.transpose(1, 2))
+    return torch.softmax(flat, -1, out=flat) @ v
 
 
 def attend_rows(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
     """The same for large grids: one head and a few rows of queries at a time. k, v (n, H, W, d); returns (n, h, w, d)."""
     n, h, w, d = q.shape
     out = torch.empty_like(q)
-    rows = max(1, _SCORES // (w * k[0, ..., 0].numel()))
     keys, values = k.flatten(1, 2), v.flatten(1, 2)
+    per_row = w * keys.shape[1]
+    rows = min(h, max(1, _SCORES // per_row))
+    scratch = q.new_empty(rows * per_row)
     for head in range(n):
         one = slice(head, head + 1)
         for y in range(0, h, rows):
             part = (one, slice(y, y + rows))
-            out[part] = attend(q[part], keys[one], values[one], rel_h[part], rel_w[part]).view_as(out[part])
+            few = scratch[: min(rows, h - y) * per_row]
+            out[part] = attend(q[part], keys[one], values[one], rel_h[part], rel_w[part], few).view_as(out[part])
     return out
 
 

@@ -14,14 +14,19 @@ from torch import Tensor
 
 from terralabel.errors import SettingsError
 from terralabel.nets.sam.embedding import Embedding
+from terralabel.nets.sam.hiera import Hiera
+from terralabel.nets.sam.perception import PerceptionEncoder
+from terralabel.nets.sam.pyramid import Pyramid
+from terralabel.nets.sam.repvit import RepViT
 from terralabel.nets.sam.vit import ViT
 
 __all__ = ["PRECISIONS", "Encoder", "make_encoder"]
 
 #: (B, 3, S, S) float32, normalised -> one embedding per image.
 Encoder = Callable[[Tensor], list[Embedding]]
-#: The same, still batched: image, high-resolution levels, extra features.
-Maps = tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
+#: What it leaves of a batch: image, high-resolution levels, extra features, as in `Embedding`.
+Batch = tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
+Maps = Callable[[Tensor], Batch]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -53,41 +58,45 @@ def make_encoder(model: Any, *, precision: str = "fp32", compile: bool = False) 
 
     def encode(pixels: Tensor) -> list[Embedding]:
         pixels = pixels.to(device)
+        groups = pixels.split(1 if device.type == "cpu" else max(1, len(pixels)))
         with torch.inference_mode():
-            return [
-                embedding
-                for group in pixels.split(1 if device.type == "cpu" else len(pixels))
-                for embedding in _split(maps(group))
-            ]
+            return [embedding for group in groups for embedding in _split(maps(group))]
 
     return encode
 
 
-def _split(maps: Maps) -> list[Embedding]:
-    image, high_res, extra = maps
+def _split(batch: Batch) -> list[Embedding]:
+    image, high_res, extra = batch
     return [
         Embedding(image[i], tuple(level[i] for level in high_res), tuple(features[i] for features in extra))
         for i in range(len(image))
     ]
 
 
-def _vit(model: Any, dtype: torch.dtype) -> Callable[[Tensor], Maps]:
-    return ViT(model.vision_encoder, dtype)
+def _sam(model: Any, dtype: torch.dtype) -> Maps:
+    return ViT(model.vision_encoder, dtype, keep_global=False)
 
 
-def _pyramid(model: Any, dtype: torch.dtype) -> Callable[[Tensor], Maps]:
-    def maps(pixels: Tensor) -> Maps:
-        finest, fine, image = model.vision_encoder(pixels).fpn_hidden_states[:3]
-        image = image + model.no_memory_embedding.reshape(1, -1, 1, 1)
-        return image, (model.mask_decoder.conv_s0(finest), model.mask_decoder.conv_s1(fine)), ()
-
-    return maps
+def _sam_hq(model: Any, dtype: torch.dtype) -> Maps:
+    return ViT(model.vision_encoder, dtype, keep_global=True)
 
 
-_MAKERS: dict[str, Callable[[Any, torch.dtype], Callable[[Tensor], Maps]]] = {
-    "sam": _vit,
-    "sam_hq": _vit,
-    "sam2": _pyramid,
-    "edgetam": _pyramid,
-    "sam3_tracker": _pyramid,
+def _sam2(model: Any, dtype: torch.dtype) -> Maps:
+    return Pyramid(model, Hiera(model.vision_encoder.backbone, dtype), dtype)
+
+
+def _edgetam(model: Any, dtype: torch.dtype) -> Maps:
+    return Pyramid(model, RepViT(model.vision_encoder.backbone.timm_model, dtype), dtype)
+
+
+def _sam3(model: Any, dtype: torch.dtype) -> Maps:
+    return PerceptionEncoder(model, dtype)
+
+
+_MAKERS: dict[str, Callable[[Any, torch.dtype], Maps]] = {
+    "sam": _sam,
+    "sam_hq": _sam_hq,
+    "sam2": _sam2,
+    "edgetam": _edgetam,
+    "sam3_tracker": _sam3,
 }
