@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA ?= ../shared/data
 
-.PHONY: help setup setup-core demo test lint types tests docs bench proof-label proof-masks proof-memory proof-seams proof-crash proof-qgis clean
+.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-memory proof-seams proof-crash proof-qgis clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,13 @@ docs: $(VENV)/all.stamp  ## write the generated reference pages
 
 bench: $(VENV)/all.stamp  ## speed, as ratios against named references in one run
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/sam.py
+
+bench-sam: $(VENV)/all.stamp  ## SAM against the official package and released ALPS, a quarter of an hour; goes on where it stopped
+	$(BIN)/python benchmarks/sam.py
+
+proof-sam: $(VENV)/all.stamp  ## label --masks with tiny random SAM checkpoints on every image set (DATA=folder)
+	$(BIN)/python benchmarks/proof_sam.py --data $(DATA) --json proof/sam.json
 
 proof-label: $(VENV)/all.stamp  ## mIoU on real sets against k-means baselines (DATA=folder)
 	$(BIN)/python benchmarks/proof_label.py --data $(DATA) --json proof/label.json --pictures proof/label

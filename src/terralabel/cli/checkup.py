@@ -125,4 +125,25 @@ def _extras() -> tuple[bool, list[str]]:
 
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
         lines.append(_line(True, f"torch sees {', '.join(devices) if devices else 'no GPU; networks run on the CPU'}"))
+        lines.append(_line(True, f"precision: fp32; bf16 {_bf16(bool(devices))}"))
     return True, lines
+
+
+def _bf16(gpu: bool) -> str:
+    """Whether bf16 (`label --precision bf16`) is fast here."""
+    import torch
+
+    if gpu:
+        capability = torch.cuda.get_device_capability()
+        return (
+            "fast on this GPU"
+            if capability >= (8, 0)
+            else f"slow on this GPU (compute capability {capability[0]}.{capability[1]})"
+        )
+    features = torch.backends.cpu.get_cpu_capability()
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        flags = set()
+    fast = sorted(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+    return f"{'fast' if fast else 'works, but is not faster'} on this CPU ({', '.join([features, *fast])})"

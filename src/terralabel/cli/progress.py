@@ -26,11 +26,13 @@ class _Lines:
     def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
         self.stage, self.total, self.unit, self.done, self.resumed = stage, total, unit, done, done
         self.began = self.last = time.monotonic()
+        self.note = ""
         if done:
             self.say(f"{stage}: {done:,} of {total:,} {unit} were done before")
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         self.done += amount
+        self.note = note
         now = time.monotonic()
         if now - self.last >= self.interval and self.done < self.total:
             self.last = now
@@ -41,7 +43,8 @@ class _Lines:
         rate = (self.done - self.resumed) / elapsed
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
         eta = f", {_clock(left)} left" if self.done < self.total and left != float("inf") else ""
-        return f"{self.stage}: {self.done:,}/{self.total:,} {self.unit}, {rate:.3g} {self.unit}/s{eta}"
+        note = f", {self.note}" if self.note else ""
+        return f"{self.stage}: {self.done:,}/{self.total:,} {self.unit}, {rate:.3g} {self.unit}/s{note}{eta}"
 
     def finish(self) -> None:
         if self.total > self.resumed:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from terralabel import registry
-from terralabel.errors import SettingsError
+from terralabel.errors import MissingExtraError, SettingsError
+from terralabel.nets.weights import check
+from terralabel.recipes.networks import weights_of
 from terralabel.recipes.settings import LabelSettings
 
 __all__ = ["make_clusterer", "make_extractor", "make_generator", "resolve"]
@@ -16,7 +18,6 @@ __all__ = ["make_clusterer", "make_extractor", "make_generator", "resolve"]
 #: Settings of SAM's everything-mode, passed on to `masks.everything.Everything` by these very names.
 _EVERYTHING = (
     "points_per_side",
-    "points_per_batch",
     "pred_iou_thresh",
     "stability_score_thresh",
     "stability_score_offset",
@@ -26,24 +27,13 @@ _EVERYTHING = (
     "crop_overlap_ratio",
     "crop_n_points_downscale_factor",
     "min_mask_region_area",
+    "grid",
 )
 
-_WEIGHTS = (".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors")
 
-
-def resolve(settings: LabelSettings) -> tuple[str, str, str]:
-    """(masks, features, why): the backends' names with `auto` decided, and one line that says why."""
-    masks, why = settings.masks, ""
-    if masks == "auto":
-        masks = "tree"
-        why = "masks: tree (no network needed; `terralabel models list` shows what else can be used)"
-    if masks.endswith(_WEIGHTS) or (masks not in registry.names("masks") and Path(masks).is_file()):
-        from terralabel.nets.weights import check
-
-        found = str(check(Path(masks))).splitlines()[0]
-        raise SettingsError(
-            f"--masks {masks}: {found}; this version has no mask generator for weights files: use --masks tree."
-        )
+def resolve(settings: LabelSettings) -> tuple[str, str]:
+    """(masks, features): the backends' names with `auto` decided; `networks.settle` decides the masks of a new run."""
+    masks = "tree" if settings.masks == "auto" else settings.masks
     features = settings.features
     if features == "auto":
         features = "pooled" if _has_network(masks) else "appearance"
@@ -51,34 +41,55 @@ def resolve(settings: LabelSettings) -> tuple[str, str, str]:
         raise SettingsError(
             "features pooled: the tree masks have no network to pool from; use --features appearance or an encoder's name."
         )
-    return masks, features, why
+    return masks, features
 
 
 def _has_network(masks: str) -> bool:
     """True for a mask backend that says, by a true `makes_features`, that it gives a feature map to pool from."""
+    if weights_of(masks) is not None:
+        return True
     return masks != "tree" and bool(getattr(registry.create("masks", masks), "makes_features", False))
 
 
 @lru_cache(maxsize=4)
 def make_generator(settings: LabelSettings) -> Any:
     """The mask generator; a backend that only takes prompts is driven by a grid of points."""
-    name, _, _ = resolve(settings)
+    name, _ = resolve(settings)
+    weights = weights_of(name)
+    if weights is not None:
+        return _sam(weights, settings)
     _, grid, prompted = name.partition("everything:")
     backend = registry.create(
         "masks", prompted if grid else name, **({"min_size": settings.min_size} if name == "tree" else {})
     )
-    if hasattr(backend, "generate") and not grid:
-        return backend
+    return backend if hasattr(backend, "generate") and not grid else _everything(backend, settings)
+
+
+def _sam(weights: str, settings: LabelSettings) -> Any:
+    """Everything-mode on the SAM of these weights; they are loaded here, so bad ones stop before any image is read."""
+    names = ("device", "precision", "threads", "stability_score_offset")
+    how = {name: getattr(settings, name) for name in names}
+    try:
+        return _everything(registry.create("masks", f"sam:{weights}", **how), settings)
+    except MissingExtraError:
+        if Path(weights).expanduser().is_file():
+            check(Path(weights).expanduser())  # a web page saved as weights is no reason to install anything
+        raise
+
+
+def _everything(promptable: Any, settings: LabelSettings) -> Any:
     from terralabel.masks.everything import Everything
 
     values = asdict(settings)
-    return Everything(backend, **{key: values[key] for key in _EVERYTHING})
+    generator = Everything(promptable, **{key: values[key] for key in _EVERYTHING})
+    generator.points_per_batch = settings.points_per_batch  # changes no mask, so it is not in the version either
+    return generator
 
 
 @lru_cache(maxsize=4)
 def make_extractor(settings: LabelSettings) -> Any:
     """The feature extractor, not yet fitted."""
-    _, name, _ = resolve(settings)
+    _, name = resolve(settings)
     takes_device = name.partition(":")[0] in ("hf", "mobilenet_v2", "timm")
     return registry.create("features", name, **({"device": settings.device} if takes_device else {}))
 

@@ -20,10 +20,11 @@ from terralabel.core.files import atomic_path
 from terralabel.core.settings import changed
 from terralabel.errors import RunError
 from terralabel.recipes import ingest
-from terralabel.recipes.backends import make_clusterer, make_extractor, make_generator, resolve
+from terralabel.recipes.backends import make_clusterer, make_extractor, make_generator
 from terralabel.recipes.layout import Backends, Layout
 from terralabel.recipes.learning import fit_extractor
 from terralabel.recipes.measuring import MeasureJob, measure_shard, probe_tile
+from terralabel.recipes.networks import settle, worker_count
 from terralabel.recipes.relabel import (
     GroupsCrashed,
     assign,
@@ -78,16 +79,17 @@ def label_settings(
     """`label` with the settings in one value."""
     progress = progress or Silent()
     found = ingest.find(sources, out, settings)
-    generator, extractor = make_generator(settings), make_extractor(settings)  # a wrong name stops here
+    settings, why = settle(settings, out)
+    generator, extractor = make_generator(settings), make_extractor(settings)  # a wrong name or bad weights stop here
+    workers = worker_count(settings)
     folder = RunFolder(out)
     folder.create()
     with (
         folder.lock(progress.say),
-        _noted(folder, sources, settings) as note,
-        closing(engine_for(settings.worker_count)) as engine,
+        _noted(folder, sources, settings, workers) as note,
+        closing(engine_for(workers)) as engine,
     ):
         _check_settings(folder, settings, overwrite)
-        _, _, why = resolve(settings)
         if why:
             progress.say(why)
         with note("ingest"):
@@ -111,7 +113,9 @@ def estimate(sources: Sequence[str | Path], settings: LabelSettings, out: Path) 
     """What `--dry-run` prints: images, tiles, memory, disk; writes nothing."""
     from terralabel.recipes.dry_run import dry_run
 
-    return dry_run(ingest.find(sources, out, settings), settings, out)
+    found = ingest.find(sources, out, settings)
+    settings, why = settle(settings, out)
+    return dry_run(found, settings, out) + (f"\n  {why}" if why else "")
 
 
 # -------------------------------------------------------------------------------------------------------------- stages
@@ -125,6 +129,8 @@ def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, fl
     tiles = sum(len(job.shard.tiles) for job in jobs)
     progress.start("masks", tiles, "tiles", tiles - sum(len(job.shard.tiles) for job in todo))
     clock: dict[str, float] = {}
+    batches: list[int] = []
+    masks, began = 0, time.perf_counter()
     for job, summary in engine.map(measure_shard, todo):
         if isinstance(summary, Crash):
             summary = _quarantine(job, summary, engine, progress)
@@ -132,10 +138,13 @@ def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, fl
             clock[name] = clock.get(name, 0.0) + seconds
         for row in summary["failed"]:
             progress.say(f"failed: tile {row['key']}: {row['reason']}")
-        progress.advance(summary["tiles"])
+        masks += summary["masks"]
+        batches += [summary["batch"]] if summary["batch"] else []
+        progress.advance(summary["tiles"], f"{masks / max(time.perf_counter() - began, 1e-6):.3g} masks/s")
     progress.finish()
     _refuse_changed(layout, todo, engine, progress)
-    return {f"{name}_cpu_s": round(seconds, 2) for name, seconds in clock.items()}
+    used = {"points_per_batch": min(batches)} if batches else {}  # what memory held: changes no byte, so it is told here only
+    return {**{f"{name}_cpu_s": round(seconds, 2) for name, seconds in clock.items()}, **used}
 
 
 def _forget_healed(jobs: Sequence[MeasureJob], engine: Engine, progress: Progress) -> None:
@@ -321,7 +330,7 @@ class _Note:
 
 
 @contextmanager
-def _noted(folder: RunFolder, sources: Sequence[str | Path], settings: LabelSettings) -> Any:
+def _noted(folder: RunFolder, sources: Sequence[str | Path], settings: LabelSettings, workers: int) -> Any:
     """One line of history per invocation, however it ends (but for a kill)."""
     note, outcome = _Note(), "failed"
     began = time.perf_counter()
@@ -336,7 +345,7 @@ def _noted(folder: RunFolder, sources: Sequence[str | Path], settings: LabelSett
             "verb": "label",
             "sources": [str(s) for s in sources],
             "settings": stored(settings),
-            "workers": settings.worker_count,
+            "workers": workers,
         }
         folder.note_history(
             {**entry, "outcome": outcome, "seconds": round(time.perf_counter() - began, 2), "stages": note.seconds}

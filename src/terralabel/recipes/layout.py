@@ -17,7 +17,7 @@ from typing import Any
 from terralabel.core.files import write_text
 from terralabel.core.scene import Scene
 from terralabel.recipes.measuring import MeasureJob, gate_reference
-from terralabel.recipes.plan import Group, Shard, plan_groups
+from terralabel.recipes.plan import NETWORK_SHARD_TILES, Group, Shard, plan_groups
 from terralabel.recipes.settings import LabelSettings, stored
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.parts import read_notes
@@ -37,12 +37,14 @@ class Backends:
     clusters: str
     scaling: str = "standard"
     fitted: str = ""  # digest of what the extractor learned of the data set, if it learns anything
+    network: bool = False  # True where a network makes the masks: shards are smaller then
 
     @classmethod
     def of(cls, generator: Any, extractor: Any, clusterer: str, fitted: str = "") -> Backends:
         """The record of live backends."""
         scaling = getattr(extractor, "scaling", "standard")
-        return cls(f"{generator.name} {generator.version}", f"{extractor.name} {extractor.version}", clusterer, scaling, fitted)
+        names = f"{generator.name} {generator.version}", f"{extractor.name} {extractor.version}", clusterer
+        return cls(*names, scaling, fitted, bool(getattr(getattr(generator, "promptable", None), "makes_features", False)))
 
 
 class Layout:
@@ -53,14 +55,16 @@ class Layout:
         self.settings = settings
         self.scenes = scenes
         self.backends = backends
-        self.groups = plan_groups(scenes, settings.tile_size, settings.overlap)
+        most = {"shard_tiles": NETWORK_SHARD_TILES} if backends.network else {}
+        self.groups = plan_groups(scenes, settings.tile_size, settings.overlap, **most)
         self._scene = {scene.key: scene for scene in scenes}
         self._digests: dict[str, str] = {}
 
     @property
     def run_id(self) -> str:
         """16 hex digits: equal for runs of equal inputs, settings and backends."""
-        return digest([stored(self.settings), [s.sha256 for s in self.scenes], vars(self.backends), self._radiometry])
+        backends = {name: value for name, value in vars(self.backends).items() if name != "network"}
+        return digest([stored(self.settings), [s.sha256 for s in self.scenes], backends, self._radiometry])
 
     def shards(self) -> Iterator[tuple[Group, Shard]]:
         """Every shard with its group, in order."""

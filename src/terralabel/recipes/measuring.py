@@ -87,7 +87,14 @@ def measure_shard(job: MeasureJob) -> dict[str, Any]:
         stacked = np.concatenate([f if len(f) else np.zeros((0, width), np.float32) for f in features])
         write_part(job.features, {"feature": stacked}, {"counts": [len(f) for f in features]})
     pixels = sum(plan.core.area for plan in job.shard.tiles)
-    return {"tiles": len(rows), "pixels": pixels, "clock": clock, "failed": [vars(r) for r in rows if r.status == "failed"]}
+    return {
+        "tiles": len(rows),
+        "pixels": pixels,
+        "masks": sum(row.masks for row in rows),
+        "batch": shard.batch,
+        "clock": clock,
+        "failed": [vars(row) for row in rows if row.status == "failed"],
+    }
 
 
 class _Shard:
@@ -104,6 +111,11 @@ class _Shard:
         self.width = 0  # of the features, once known
         self.raster: Any = None
         self.open_scene = ""
+
+    @property
+    def batch(self) -> int:
+        """Prompts that the network decoded at once when memory was shortest; 0 where nothing tells."""
+        return int(getattr(getattr(self.generator, "promptable", None), "batch_used", 0))
 
     def __enter__(self) -> _Shard:
         return self

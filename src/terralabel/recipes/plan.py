@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from terralabel.core.grid import TilePlan, plan_tiles
 from terralabel.core.scene import Scene
 
-__all__ = ["Group", "Shard", "plan_groups"]
+__all__ = ["NETWORK_SHARD_TILES", "Group", "Shard", "plan_groups"]
 
 #: A shard is what one worker does at once and what a crash costs at most.
 _SHARD_PIXELS = 6_000_000
 _SHARD_TILES = 64
+#: The same where a network makes the masks: a tile takes it seconds to minutes, whatever its size.
+NETWORK_SHARD_TILES = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Group:
         return [(s, i, t) for s in self.shards for i, t in enumerate(s.tiles) if t.scene == scene]
 
 
-def plan_groups(scenes: Iterable[Scene], tile_size: int, overlap: int) -> list[Group]:
+def plan_groups(scenes: Iterable[Scene], tile_size: int, overlap: int, shard_tiles: int = _SHARD_TILES) -> list[Group]:
     """Cut scenes, in order, into groups and their tiles into shards: the same for the same scenes and sizes.
 
     A group is named by its first scene and may begin at a scene whose name says so, whatever stands before it. So one
@@ -47,7 +49,7 @@ def plan_groups(scenes: Iterable[Scene], tile_size: int, overlap: int) -> list[G
     for members in _fill(scenes):
         name = _mark(members[0]).hex()[:12]
         tiles = [t for s in members for t in plan_tiles(s.key, s.width, s.height, tile_size, overlap)]
-        shards = tuple(Shard(f"{name}-{i:05d}", tuple(chunk)) for i, chunk in enumerate(_chunks(tiles)))
+        shards = tuple(Shard(f"{name}-{i:05d}", tuple(chunk)) for i, chunk in enumerate(_chunks(tiles, shard_tiles)))
         groups.append(Group(name, tuple(members), shards))
     return groups
 
@@ -76,11 +78,11 @@ def _fill(scenes: Iterable[Scene]) -> Iterator[list[Scene]]:
         yield members
 
 
-def _chunks(tiles: list[TilePlan]) -> Iterator[list[TilePlan]]:
+def _chunks(tiles: list[TilePlan], most: int) -> Iterator[list[TilePlan]]:
     chunk: list[TilePlan] = []
     pixels = 0
     for tile in tiles:
-        if chunk and (pixels + tile.window.area > _SHARD_PIXELS or len(chunk) >= _SHARD_TILES):
+        if chunk and (pixels + tile.window.area > _SHARD_PIXELS or len(chunk) >= most):
             yield chunk
             chunk, pixels = [], 0
         chunk.append(tile)

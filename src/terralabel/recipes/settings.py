@@ -18,7 +18,11 @@ _IMAGERY, _MASKS, _SAM, _CLASSES, _MACHINE = "Imagery", "Masks", "SAM's everythi
 class LabelSettings:
     """Settings of `terralabel label`."""
 
-    masks: str = setting("auto", "Mask generator: auto, tree, or the name of another backend.", group=_MASKS)
+    masks: str = setting(
+        "auto",
+        "Mask generator: auto, tree, a SAM by name (`models list`), weights file, folder or hub name, or another backend.",
+        group=_MASKS,
+    )
     tau: float = setting(
         0.3,
         "Filtering gate: drop masks larger than this share of the image (of a 1024 x 1024 part where it is larger).",
@@ -54,7 +58,21 @@ class LabelSettings:
     sensor: str = setting("optical", "What took the images.", choices=("optical", "sar"), group=_IMAGERY)
     follow_vrt: bool = setting(False, "Open VRT files, which may refer to any other file on this machine.", group=_IMAGERY)
     points_per_side: int = setting(32, "Points per side of the prompt grid.", low=1, high=1024, group=_SAM)
-    points_per_batch: int = setting(64, "Points prompted at once.", low=1, results=False, group=_SAM)
+    points_per_batch: int = setting(
+        64, "Points prompted at once; halved by itself when memory runs out.", low=1, results=False, group=_SAM
+    )
+    grid: str = setting(
+        "full",
+        "Prompt every point, or (adaptive) every other one and then those that no mask covers: faster, not the same masks.",
+        choices=("full", "adaptive"),
+        group=_SAM,
+    )
+    precision: str = setting(
+        "fp32",
+        "Numbers that networks compute with; bf16 is faster, its masks differ a little.",
+        choices=("fp32", "bf16"),
+        group=_SAM,
+    )
     pred_iou_thresh: float = setting(0.88, "Drop masks whose predicted IoU is lower.", low=0.0, high=1.0, group=_SAM)
     stability_score_thresh: float = setting(0.95, "Drop masks whose stability is lower.", low=0.0, high=1.0, group=_SAM)
     stability_score_offset: float = setting(1.0, "Shift of the cut-off that stability is measured with.", group=_SAM)
@@ -68,7 +86,14 @@ class LabelSettings:
     min_mask_region_area: int = setting(0, "Remove holes and islands smaller than this, pixels.", low=0, group=_SAM)
     device: str = setting("auto", "Where networks run: auto, cpu, cuda, cuda:1, mps.", results=False, group=_MACHINE)
     workers: int = setting(
-        -1, "Worker processes; -1: one per core, 0: everything in this process.", low=-1, results=False, group=_MACHINE
+        -1,
+        "Worker processes; -1: one per core (networks: as many as memory holds), 0: everything in this process.",
+        low=-1,
+        results=False,
+        group=_MACHINE,
+    )
+    threads: int = setting(
+        1, "Threads of a network on the CPU, per worker; another number may change the last bits.", low=1, group=_MACHINE
     )
     seed: int = setting(0, "Seed of everything random.", low=0, group=_MACHINE)
 
@@ -96,9 +121,15 @@ class LabelSettings:
         )
 
 
+#: Settings that came later: left out where they have their default, so that runs made before keep their digests.
+_LATER = ("grid", "precision", "threads")
+
+
 def stored(settings: LabelSettings) -> dict[str, Any]:
     """The settings that decide what comes out, as JSON-able values: what the manifest keeps."""
-    keep = {f.name for f in fields(settings) if f.metadata.get("results", True)}
+    default = {f.name: f.default for f in fields(settings)}
+    later = {name for name in _LATER if getattr(settings, name) == default[name]}
+    keep = {f.name for f in fields(settings) if f.metadata.get("results", True)} - later
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items() if name in keep
     }

@@ -1,0 +1,138 @@
+"""Networks that make masks: what `--masks` means when it names weights, and how a run shares the machine among its workers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from terralabel import registry
+from terralabel.nets.weights import CATALOGUE, find
+from terralabel.recipes.settings import LabelSettings
+from terralabel.runs.folder import RunFolder
+
+__all__ = [
+    "memory_of_worker",
+    "on_device",
+    "settle",
+    "weights_of",
+    "worker_count",
+]
+
+_WEIGHTS = (".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors")
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: How names of promptable models begin.
+_CHECKPOINTS = ("edgetam", "sam2", "sam3", "sam_")
+#: What a worker holds beside the weights, bytes: Python with its libraries, and what encoding and decoding one tile need
+#: (the largest seen, ViT-H at 1024 px; docs/sam.md).
+_IDLE, _WORK, _WORK_ON_GPU = 600_000_000, 2_000_000_000, 6_000_000_000
+
+
+def weights_of(masks: str) -> str | None:
+    """The weights that a value of `--masks` names; None where it names a backend.
+
+    Weights are a name of the catalogue, a file, a folder of transformers, or a hub name with one slash in it, each with or
+    without ``sam:`` before it. Whether they are there, and what they are, is found out by who loads them.
+    """
+    name = masks.removeprefix("everything:")
+    if name.startswith("sam:"):
+        return name.removeprefix("sam:")
+    if name in registry.names("masks") or ":" in name:
+        return None
+    known = name.startswith(_CHECKPOINTS) or name.endswith(_WEIGHTS) or _HUB.fullmatch(name)
+    return name if known or Path(name).expanduser().exists() else None
+
+
+# ---------------------------------------------------------------------------------------------------------------- auto
+
+
+def settle(settings: LabelSettings, out: Path) -> tuple[LabelSettings, str]:
+    """The settings with `--masks auto` decided, and one line that says why ("" where nothing was to decide).
+
+    A run that is there keeps what it was made with, whatever weights have come since.
+    """
+    if settings.masks != "auto":
+        return settings, ""
+    folder = RunFolder(out)
+    if folder.exists:
+        return replace(settings, masks=str(folder.manifest()["settings"].get("masks", "auto"))), ""
+    here = _in_cache()
+    if not here:
+        return replace(settings, masks="tree"), (
+            "masks: tree (no network needed; `terralabel models list` shows what else can be used)"
+        )
+    chosen = here[0] if on_device(settings) != "cpu" else min(here, key=lambda name: find(name).stat().st_size)  # type: ignore[union-attr]
+    return replace(settings, masks=chosen), f"masks: {chosen} (its weights are in the cache; --masks tree needs no network)"
+
+
+def _in_cache() -> list[str]:
+    """Promptable models whose weights are in the cache, the best for everything-mode first: SAM 1 by size, then the others."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        return []
+    order = ("sam_vit_h", "sam_vit_l", "sam_vit_b")
+    names = [model.name for model in CATALOGUE if model.name.startswith(_CHECKPOINTS) and find(model.name) is not None]
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), names.index(name)))
+
+
+def on_device(settings: LabelSettings) -> str:
+    """Where networks will run: "cpu", "cuda", "cuda:1", "mps"."""
+    from terralabel.nets.backbones import choose_device
+
+    return choose_device(settings.device)
+
+
+# ------------------------------------------------------------------------------------------------------------- workers
+
+
+def worker_count(settings: LabelSettings) -> int:
+    """Processes to start for `label`; 0 for none.
+
+    Without a network, one per core. A network on the CPU is held by every worker, so there are as many as the free memory
+    holds copies, each with `threads` threads, and no more than the cores have room for. On a GPU two share it (one
+    computes while the other reads and writes) where its memory holds two networks.
+    """
+    source = weights_of(settings.masks)
+    if settings.workers >= 0 or source is None:
+        return settings.worker_count
+    size = weights_size(source)
+    if on_device(settings) != "cpu":
+        return 2 if _free_on_gpu(settings) >= 2 * (size + _WORK_ON_GPU) else 1
+    cores = settings.worker_count
+    return max(1, min(cores // settings.threads, free_memory() // memory_of_worker(settings)))
+
+
+def memory_of_worker(settings: LabelSettings) -> int:
+    """Bytes that a worker with a network takes at most, about."""
+    source = weights_of(settings.masks)
+    return _IDLE + _WORK + (weights_size(source) * 5 // 4 if source else 0)
+
+
+def weights_size(source: str) -> int:
+    """Bytes of the weights on disk; 1 GB for those of the hub, which may not be here yet."""
+    path = find(source) if any(source in (model.name, model.file) for model in CATALOGUE) else Path(source).expanduser()
+    if path is None or not path.exists():
+        return 1_000_000_000
+    return sum(p.stat().st_size for p in path.glob("*.safetensors")) if path.is_dir() else path.stat().st_size
+
+
+def free_memory() -> int:
+    """Bytes that processes can still take: the machine's, or the container's where it has less."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        rows = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+        free = min(free, limit - int(rows["anon"]))  # what files hold of the rest is given back when needed
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
+        pass
+    return max(free, 0)
+
+
+def _free_on_gpu(settings: LabelSettings) -> int:
+    import torch
+
+    device = on_device(settings)
+    return int(torch.cuda.mem_get_info(device)[0]) if device.startswith("cuda") else 0
