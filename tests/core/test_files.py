@@ -88,3 +88,17 @@ def test_two_processes_never_share_a_temporary_name(tmp_path: Path) -> None:
     with atomic_path(final) as temporary:
         temporary.write_text("y")
         assert temporary.name != other and other.startswith(TEMPORARY_PREFIX)
+
+
+def test_a_full_disk_tells_what_is_needed_where_that_is_known(tmp_path):
+    def fail():
+        raise OSError(errno.ENOSPC, "no space")
+
+    with (
+        pytest.raises(SpaceError, match=r"MB free, at most 2,500\.0 MB needed for this file\): free some"),
+        atomic_path(tmp_path / "a", 2_500_000_000),
+    ):
+        fail()
+    with pytest.raises(SpaceError, match=r"MB free\): free some"), atomic_path(tmp_path / "a"):
+        fail()
+    assert list(tmp_path.iterdir()) == []

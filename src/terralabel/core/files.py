@@ -11,7 +11,7 @@ from pathlib import Path
 
 from terralabel.errors import SpaceError
 
-__all__ = ["TEMPORARY_PREFIX", "atomic_path", "space_error", "sync_folder", "write_text"]
+__all__ = ["TEMPORARY_PREFIX", "atomic_path", "disk_full", "space_error", "sync_folder", "write_text"]
 
 #: Temporary names start with this; whoever cleans up after a crash looks for it.
 TEMPORARY_PREFIX = ".tmp-"
@@ -29,24 +29,31 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def space_error(error: OSError, path: Path) -> SpaceError | None:
-    """The `SpaceError` to raise instead of `error`, or None when it is about something else."""
+def disk_full(path: Path, needed: int = 0) -> SpaceError:
+    """What to raise when there was no space left for `path`, a file of at most `needed` bytes (0: nobody knows)."""
+    free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
+    wanted = f", at most {max(needed / 1e6, 0.1):,.1f} MB needed for this file" if needed else ""
+    return SpaceError(
+        f"Disk full while writing {path} ({free / 1e6:,.1f} MB free{wanted}): free some space and run the same command again."
+    )
+
+
+def space_error(error: OSError, path: Path, needed: int = 0) -> SpaceError | None:
+    """The `SpaceError` to raise instead of `error`, or None when it is about something else; `needed` as in `disk_full`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(path.parent if path.parent.exists() else Path.cwd()).free
-        return SpaceError(
-            f"Disk full while writing {path} ({free / 1e6:.1f} MB free): free some space and run the same command again."
-        )
+        return disk_full(path, needed)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return SpaceError(f"Cannot write {path}: {os.strerror(error.errno)}. Choose a folder you may write to.")
     return None
 
 
 @contextmanager
-def atomic_path(final: Path) -> Iterator[Path]:
+def atomic_path(final: Path, needed: int = 0) -> Iterator[Path]:
     """A temporary path beside `final`; on success it is fsynced and renamed to `final`, on error removed.
 
     The temporary name keeps the suffix (writers choose formats by it) and carries the process id, so that two
-    processes never share one. Folders are made as needed. A full or read-only disk raises `SpaceError`.
+    processes never share one. Folders are made as needed. A full or read-only disk raises `SpaceError`, which tells the
+    bytes `needed` at most, where they are known.
     """
     final = Path(final)
     try:
@@ -62,7 +69,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        replacement = space_error(error, final)
+        replacement = space_error(error, final, needed)
         if replacement is None:
             raise
         raise replacement from error
@@ -70,5 +77,6 @@ def atomic_path(final: Path) -> Iterator[Path]:
 
 def write_text(final: Path, text: str) -> None:
     """Write a small UTF-8 file atomically."""
-    with atomic_path(final) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    content = text.encode("utf-8")
+    with atomic_path(final, len(content)) as temporary:
+        temporary.write_bytes(content)

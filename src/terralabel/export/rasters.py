@@ -20,10 +20,10 @@ from rasterio.windows import Window as RasterWindow
 
 from terralabel.contracts import RunView
 from terralabel.core.classes import IGNORE, Classes
-from terralabel.core.files import atomic_path, write_text
+from terralabel.core.files import atomic_path, disk_full, write_text
 from terralabel.core.grid import Window
 from terralabel.core.scene import Scene
-from terralabel.errors import ContractError, RunError, SpaceError
+from terralabel.errors import ContractError, RunError
 from terralabel.export.styles import pam_categories, raster_style
 
 __all__ = ["GeoTiff", "label_colors", "label_environment", "write_error", "write_grid", "write_label_raster"]
@@ -35,7 +35,7 @@ _OVERVIEW_SIDE = 1024
 
 
 @contextmanager
-def label_environment(final: Path, doing: str = "write") -> Iterator[None]:
+def label_environment(final: Path, doing: str = "write", needed: int = 0) -> Iterator[None]:
     """GDAL as every writer here needs it: no side files, one thread, bounded cache; its errors in our words."""
     options = {"GDAL_PAM_ENABLED": "NO", "GDAL_NUM_THREADS": "1", "GDAL_CACHEMAX": 128, "GDAL_TIFF_OVR_BLOCKSIZE": str(_BLOCK)}
     try:
@@ -43,16 +43,14 @@ def label_environment(final: Path, doing: str = "write") -> Iterator[None]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, CPLE_BaseError) as error:
-        raise write_error(error, final, doing) from error
+        raise write_error(error, final, doing, needed) from error
 
 
-def write_error(error: Exception, final: Path, doing: str = "write") -> RunError:
-    """GDAL's or SQLite's error while writing, in our words: a full disk where there is no space left."""
+def write_error(error: Exception, final: Path, doing: str = "write", needed: int = 0) -> RunError:
+    """GDAL's or SQLite's error while writing, in our words: a full disk where there is no space left (`needed`: `disk_full`)."""
     free = shutil.disk_usage(final.parent if final.parent.exists() else Path.cwd()).free
     if doing == "write" and (free < 1 << 22 or "disk is full" in str(error)):
-        return SpaceError(
-            f"Disk full while writing {final} ({free / 1e6:.1f} MB free): free some space and run the same command again."
-        )
+        return disk_full(final, needed)
     return RunError(f"GDAL could not {doing} {final}: {' '.join(str(error).split())}.")
 
 
@@ -158,7 +156,8 @@ def write_grid(
 ) -> None:
     """Write integers on a scene's grid, as `write_label_raster` does; `nothing` is nodata, `dress` adds colours and tags."""
     tiles = _Tiles(scene.width, scene.height, dtype, nothing)
-    with atomic_path(final) as temporary, label_environment(final):
+    needed = scene.width * scene.height * np.dtype(dtype).itemsize * 4 // 3  # with overviews, if nothing could be compressed
+    with atomic_path(final, needed) as temporary, label_environment(final, needed=needed):
         with rasterio.open(temporary, "w", **_profile(scene, dtype, nothing)) as target:
             target.update_tags(AREA_OR_POINT="Area")
             dress(target)
@@ -239,8 +238,9 @@ class GeoTiff:
         written = []
         for scene in run.scenes:
             final = out / f"{scene.key}.tif"
-            with atomic_path(final) as temporary:
-                shutil.copyfile(run.label_path(scene.key), temporary)
+            source = run.label_path(scene.key)
+            with atomic_path(final, source.stat().st_size) as temporary:
+                shutil.copyfile(source, temporary)
             written += [final, *_write_side_files(final, run.classes)]
         write_text(out / "classes.json", run.classes.to_json())
         return [*written, out / "classes.json"]

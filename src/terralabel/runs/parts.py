@@ -76,18 +76,25 @@ def _to_numpy(column: pa.ChunkedArray) -> np.ndarray | Ragged:
 
 def write_part(final: Path, columns: Columns, notes: Mapping[str, Any]) -> None:
     """Write a part; the file appears whole or not at all."""
-    with stream_part(final, notes) as append:
+    with stream_part(final, notes, _bytes_of(columns)) as append:
         append(columns)
 
 
+def _bytes_of(columns: Columns) -> int:
+    """Bytes of the columns before they are compressed."""
+    arrays = [a for c in columns.values() for a in ((c.values, c.offsets) if isinstance(c, Ragged) else (c,))]
+    return sum(array.nbytes for array in arrays)
+
+
 @contextmanager
-def stream_part(final: Path, notes: Mapping[str, Any]) -> Iterator[Callable[[Columns], None]]:
+def stream_part(final: Path, notes: Mapping[str, Any], needed: int = 0) -> Iterator[Callable[[Columns], None]]:
     """Write a part batch by batch: yields a function that appends rows; `notes` may be filled until the end.
 
     The file appears whole when the block ends, or not at all. At least one batch is needed: it sets the columns' types.
+    `needed`: bytes at most, as far as known.
     """
     writer: pq.ParquetWriter | None = None
-    with atomic_path(final) as temporary:
+    with atomic_path(final, needed) as temporary:
 
         def append(columns: Columns) -> None:
             nonlocal writer
