@@ -11,16 +11,17 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from terralabel.errors import MissingExtraError, SettingsError, WeightsError
 from terralabel.nets.checkpoints import compare_keys, read_state
-from terralabel.nets.weights import cache_folder, find, is_offline
+from terralabel.nets.hub import hub_file, hub_folder
+from terralabel.nets.weights import find
 
-__all__ = ["Backbone", "hub_file", "load_hf", "load_mobilenet", "load_timm", "package", "quiet"]
+__all__ = ["Backbone", "load_hf", "load_mobilenet", "load_timm", "package", "quiet"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Endings before a network's own keys in checkpoints of whole models.
@@ -245,11 +246,8 @@ def _hf_folder(argument: str) -> Path:
         return given
     if given.is_absolute() or argument.startswith((".", "~")) or argument.count("/") > 1:
         raise WeightsError(f"{argument}: no such folder.")
-    config = hub_file(argument, "config.json", "hf:FOLDER")
-    hub_file(argument, "model.safetensors", "hf:FOLDER")
-    with suppress(WeightsError):  # not every repository has one; ImageNet's mean and deviation are taken then
-        hub_file(argument, "preprocessor_config.json", "hf:FOLDER")
-    return config.parent
+    # not every repository has the last one; ImageNet's mean and deviation are taken then
+    return hub_folder(argument, ("config.json", "model.safetensors"), "hf:FOLDER", optional=("preprocessor_config.json",))
 
 
 def _hf_normalisation(folder: Path) -> dict[str, Any]:
@@ -257,19 +255,3 @@ def _hf_normalisation(folder: Path) -> dict[str, Any]:
     file = folder / "preprocessor_config.json"
     stated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {"mean": tuple(stated.get("image_mean", IMAGENET_MEAN)), "std": tuple(stated.get("image_std", IMAGENET_STD))}
-
-
-def hub_file(repository: str, file: str, instead: str) -> Path:
-    """A file of a hub repository: from our cache, from the hub's own cache, or, unless offline, downloaded."""
-    ours = cache_folder() / "hub" / repository / file
-    if ours.is_file():
-        return ours
-    hub = package("huggingface_hub")
-    try:
-        return Path(hub.hf_hub_download(repository, file, local_files_only=is_offline()))
-    except Exception as error:  # the hub's own tree of errors changes; each means: the file is not here
-        why = "offline" if is_offline() else f"{type(error).__name__}"
-        raise WeightsError(
-            f"{file} of {repository} is not on this machine ({why}): fetch https://huggingface.co/{repository}/resolve/main/{file} "
-            f"elsewhere and put it at {ours}, or give {instead}."
-        ) from error

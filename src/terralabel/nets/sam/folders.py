@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from terralabel.errors import WeightsError
-from terralabel.nets.backbones import hub_file, package
+from terralabel.nets.backbones import package
 from terralabel.nets.pickles import printable
 
-__all__ = ["CLASSES", "PARTS", "hub_folder", "read_config", "weight_files"]
+__all__ = ["CLASSES", "PARTS", "read_config", "weight_files"]
 
 #: Family -> (configuration, model) of transformers.
 CLASSES = {
@@ -75,10 +75,3 @@ def weight_files(folder: Path) -> list[Path]:
         lost = printable(", ".join(missing[:3])) or "model.safetensors"
         raise WeightsError(f"{folder}: {lost} is missing from this folder; expected what `save_pretrained` writes.")
     return [folder / Path(name).name for name in sorted(named)]
-
-
-def hub_folder(name: str) -> Path:
-    """The folder of a hub repository in our cache or the hub's own; downloaded unless offline."""
-    config = hub_file(name, "config.json", "a folder")
-    hub_file(name, "model.safetensors", "a folder")
-    return config.parent

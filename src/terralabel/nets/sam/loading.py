@@ -20,9 +20,10 @@ from terralabel.core.files import atomic_path
 from terralabel.errors import WeightsError
 from terralabel.nets.backbones import package, quiet
 from terralabel.nets.checkpoints import WeightsReport, check, compare_keys, file_sha256, read_state
+from terralabel.nets.hub import hub_folder
 from terralabel.nets.pickles import printable
 from terralabel.nets.sam.families import FAMILIES, Checkpoint, identify, own_keys
-from terralabel.nets.sam.folders import CLASSES, PARTS, hub_folder, read_config, weight_files
+from terralabel.nets.sam.folders import CLASSES, PARTS, read_config, weight_files
 from terralabel.nets.sam.keys import COPIED, dropped
 from terralabel.nets.sam.official import to_official, to_transformers
 from terralabel.nets.weights import CATALOGUE, find, how_to_get
@@ -61,7 +62,7 @@ def load(source: str | Path) -> Loaded:
         return _load_file(cached)
     if isinstance(source, Path) or path.suffix in _SUFFIXES or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise WeightsError(f"{printable(name)}: no such file or folder, and no name of `terralabel models list`.")
-    return _load_folder(hub_folder(name))
+    return _load_folder(hub_folder(name, ("config.json", "model.safetensors"), "a file or folder"))
 
 
 def build(checkpoint: Checkpoint, seed: int = 0) -> Any:
