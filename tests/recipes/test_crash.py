@@ -17,6 +17,7 @@ import pytest
 
 from terralabel.core.files import TEMPORARY_PREFIX
 from terralabel.imagery.painter import write_demo
+from terralabel.runs.folder import FORMAT
 from tests.recipes.conftest import tree_hashes
 
 _SETTINGS = {"clusters": 4, "tile_size": 64, "overlap": 32, "min_size": 16}
@@ -75,7 +76,7 @@ def whole(run: Path, undisturbed: dict[str, Any]) -> None:
             continue  # the manifest is rewritten as the run proceeds; it must be readable:
         assert found == expected[path], path
     if (run / "manifest.json").exists():
-        assert json.loads((run / "manifest.json").read_text())["format"] == 1
+        assert json.loads((run / "manifest.json").read_text())["format"] == FORMAT
 
 
 def finished_like(run: Path, undisturbed: dict[str, Any]) -> None:

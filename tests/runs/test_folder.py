@@ -61,7 +61,7 @@ def test_what_an_early_kill_leaves_is_taken_up(tmp_path: Path) -> None:
         ("{}", "is damaged"),
         ("\udcff", "is damaged"),
         ('{"format": 0}', f"run format 0, this TerraLabel reads {FORMAT}"),
-        ('{"format": 2}', "run format 2"),
+        ('{"format": 99}', "run format 99"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(folder: RunFolder, text: str, message: str) -> None:

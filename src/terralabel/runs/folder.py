@@ -30,7 +30,7 @@ from terralabel.errors import RunError
 __all__ = ["FORMAT", "RunFolder", "digest"]
 
 #: Version of the folder's layout; a run of another format is refused, never reinterpreted.
-FORMAT = 1
+FORMAT = 2
 
 
 def digest(value: Any) -> str:
