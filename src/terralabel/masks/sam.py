@@ -85,8 +85,8 @@ class Sam:
     precision  "fp32", or "bf16": faster, and not the same masks to the last pixel
     stability_score_offset   shift of the cut-off that `predict` measures stability with
     threads    on the CPU; 0: as many as torch has been told to use. Another number may change the last bits
-    network    one that is loaded already (then `source` is its name only); otherwise it is loaded at the first
-               use, once per process, so that a `Sam` is small to pickle
+    network    one that is loaded already, for this process only (then `source` is but its name); otherwise it is
+               loaded at the first use, once per process, so that a `Sam` is small to pickle
 
     Raises `WeightsError` when the weights do not load or answer with numbers that are none, `MissingExtraError` without
     torch, `SettingsError` for bands it cannot take.
@@ -166,8 +166,7 @@ class Sam:
             kept = LowResMasks.keep(logits.flatten(0, 1), seen.frame, measures.bbox)
             codes = kept.codes(np.arange(len(kept.bbox)))
         scores = iou.flatten().float().cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise WeightsError(f"{self.name}: predicted IoU is NaN or infinite: the checkpoint is damaged.")
+        _check_scores(scores)
         columns = {"predicted_iou": np.clip(scores, 0, 1), "stability_score": np.nan_to_num(measures.stability_score)}
         answer = Masks.from_codes(codes, encoded.tile.size, **columns).within(encoded.tile.valid)
         return Prediction(answer, logits.shape[1])
@@ -205,11 +204,21 @@ class Sam:
                     found.append(LowResMasks.keep(passing.logits[rows], frame, measures.bbox[good]))
                     prompt = passing.index[rows].cpu().numpy() // net.alternatives
                     columns.append((passing.iou[rows].cpu().numpy(), stability[good], measures.area[good], points[prompt]))
+        if not counts["predicted_iou"] and len(points):
+            self._check_answer(seen, asked[:1])
         if not found:
             return _nothing(frame.size, counts)
         kept = LowResMasks.join(found)
         iou, stability, area, coords = (np.concatenate(column) for column in zip(*columns, strict=True))
         return SamCandidates(frame.size, iou, stability, area, kept.bbox, coords.astype(np.float32), counts, kept)
+
+    def _check_answer(self, seen: _Seen, point: Tensor) -> None:
+        """Tell a damaged network, whose NaN passes no threshold, from a tile where nothing is sure."""
+        import torch
+
+        with self._machine():
+            _, iou = self._loaded[0].decode(seen.embedding, points=point[None], labels=torch.ones(1, 1).long(), multimask=True)
+        _check_scores(iou.cpu().numpy())
 
     @contextmanager
     def _machine(self) -> Iterator[None]:
@@ -275,7 +284,8 @@ def _padded(net: SamNetwork, tile: Tile, frame: Frame) -> Tensor:
 
     height, width = frame.input_size
     resized = np.asarray(Image.fromarray(_colours(tile)).resize((width, height), Image.Resampling.BILINEAR))
-    mean, std = ((np.asarray(values, dtype=np.float64) * 255).astype(np.float32) for values in (net.mean, net.std))
+    # the released code has these numbers on the scale of 0 .. 255, with three decimals
+    mean, std = (np.round(np.asarray(values, dtype=np.float64) * 255, 3).astype(np.float32) for values in (net.mean, net.std))
     out = np.zeros((3, net.image_size, net.image_size), dtype=np.float32)
     out[:, :height, :width] = ((resized - mean) / std).transpose(2, 0, 1)
     return torch.from_numpy(out)
@@ -308,6 +318,14 @@ def _seen(encoded: Encoded) -> _Seen:
     if not isinstance(encoded.state, _Seen):
         raise ContractError(f"sam: expected an Encoded made by Sam.encode, got the state {type(encoded.state).__name__}.")
     return encoded.state
+
+
+def _check_scores(iou: np.ndarray) -> None:
+    if not np.isfinite(iou).all():
+        raise WeightsError(
+            "The network's predicted IoU is NaN or infinite: the checkpoint is damaged or not meant for this network; "
+            "check it with `terralabel models check FILE`."
+        )
 
 
 def _nothing(size: tuple[int, int], counts: dict[str, int]) -> SamCandidates:
