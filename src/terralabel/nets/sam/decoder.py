@@ -57,14 +57,14 @@ class Answers:
 class MaskDecoder:
     """The decoder of a transformers `SamModel`, `SamHQModel`, `Sam2Model`, `EdgeTamModel` or `Sam3TrackerModel`."""
 
-    def __init__(self, model: Any, dtype: torch.dtype = torch.float32, rows: int = 0) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
         decoder = model.mask_decoder
         self.decoder, self.dtype = decoder, dtype
         self.no_mask = model.prompt_encoder.no_mask_embed.weight[0]
         pe = model.get_image_wide_positional_embeddings()[0]
         self.order = raster_order(pe.shape[-1]).to(pe.device)
         self.two_way = TwoWay(decoder.transformer, pe.flatten(1).T.contiguous(), dtype)
-        self.upscaling = Upscaling(decoder, [layer.layer_norm4 for layer in self.two_way.layers], dtype, rows)
+        self.upscaling = Upscaling(decoder, [layer.layer_norm4 for layer in self.two_way.layers], dtype)
         self.fine_mask = FineMask(decoder, dtype) if hasattr(decoder, "hq_token") else None
         self.own_tokens = _own_tokens(decoder)
         self.dynamic = bool(getattr(decoder, "dynamic_multimask_via_stability", False))
@@ -101,13 +101,13 @@ class MaskDecoder:
 
     def logits(self, prepared: Prepared, answers: Answers) -> Tensor:
         """Low-resolution logits (b, j, m, m) float32 of all masks that were answered."""
-        changed, hyper = self.upscaling.corrections(answers.updates), answers.hyper
+        hyper, own = answers.hyper, answers.iou.shape[1]
+        features = self.upscaling.features(prepared.maps, self.upscaling.corrections(answers.updates))
+        logits = torch.bmm(hyper[:, :own].to(self.dtype), features.transpose(1, 2)).to(hyper.dtype)
+        logits = to_raster(logits, self.order)
         if self.fine_mask is None or prepared.hq_features is None:
-            return to_raster(self.upscaling.logits(prepared.maps, changed, hyper).to(hyper.dtype), self.order)
-        features = self.upscaling.features(prepared.maps, changed)
-        logits = torch.bmm(hyper[:, :-1].to(self.dtype), features.transpose(1, 2)).to(hyper.dtype)
-        fine = self.fine_mask.logits(features, hyper[:, -1], prepared.hq_features, self.order)
-        return to_raster(logits, self.order) + fine[:, None]
+            return logits
+        return logits + self.fine_mask.logits(features, hyper[:, -1], prepared.hq_features, self.order)[:, None]
 
     def masks(self, prepared: Prepared, answers: Answers, *, multimask: bool) -> tuple[Tensor, Tensor]:
         """Logits (b, k or 1, m, m) and predicted IoU (b, k or 1) as the family answers a prompt."""

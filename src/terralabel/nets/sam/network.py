@@ -6,6 +6,7 @@ levels) is read from attributes. Coordinates are pixels of the S x S input, x be
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +28,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 #: Prompts at once on a CPU: a chunk's image side stays in the last cache; layer 0's tokens, which have none, go by groups.
 CPU_CHUNK, CPU_GROUP = 2, 16
-#: Positions of the embedding upscaled at once on a CPU.
-CPU_ROWS = 1024
-#: The most at once on a GPU.
-GPU_CHUNK = 1024
+#: Prompts at once on a GPU where the caller does not say.
+GPU_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,10 @@ class SamNetwork:
         on_cpu = torch.device(device).type == "cpu"
         self._chunk: int = CPU_CHUNK if on_cpu else GPU_CHUNK
         self._group: int | None = CPU_GROUP if on_cpu else None
+        self._most = sys.maxsize
         with torch.inference_mode():
             dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-            self.decoder = MaskDecoder(self.model, dtype, rows=CPU_ROWS if on_cpu else 0)
+            self.decoder = MaskDecoder(self.model, dtype)
         self._last: tuple[Embedding, Prepared] | None = None
 
     def encode(self, pixels: Tensor) -> list[Embedding]:
@@ -108,13 +108,19 @@ class SamNetwork:
         on_device = {kind: prompt if prompt is None else prompt.to(self.device) for kind, prompt in given.items()}
         prompts = embed(self.model, **on_device)
         tokens = self.decoder.with_own_tokens(prompts.tokens)
-        chunk = self._chunk if prompts.dense is None else 1
-        answers = []
-        for start in range(0, len(tokens), chunk):
-            prepared = self._prepare(e) if prompts.dense is None else self.decoder.prepare(e, prompts.dense[start])
-            part = tokens[start : start + chunk]
-            answer = self.decoder.answer(prepared, part, self.decoder.begin(prepared, part), multimask=multimask)
-            answers.append(self.decoder.masks(prepared, answer, multimask=multimask))
+        answers: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        while start < len(tokens):
+            rows = slice(start, start + (self._chunk if prompts.dense is None else 1))
+            try:
+                prepared = self._prepare(e) if prompts.dense is None else self.decoder.prepare(e, prompts.dense[start])
+                begun = self.decoder.begin(prepared, tokens[rows])
+                answer = self.decoder.answer(prepared, tokens[rows], begun, multimask=multimask)
+                answers.append(self.decoder.masks(prepared, answer, multimask=multimask))
+            except RuntimeError as error:
+                self._halve(len(tokens[rows]), error)
+                continue
+            start = rows.stop
         logits, iou = zip(*answers, strict=True)
         return torch.cat(logits), torch.cat(iou)
 
@@ -126,26 +132,30 @@ class SamNetwork:
         `batch` at once, so that the result does not depend on it. Where memory runs out the batch is halved.
         """
         prepared, points = self._prepare(e), points.to(self.device)
-        size = batch if self._group is None else -(-batch // self._group) * self._group
         start = 0
         while start < len(points):
+            size = min(batch, self._most)
+            if self._group is not None:
+                size = -(-size // self._group) * self._group
             try:
                 passing = self._passing(prepared, points[start : start + size], start, pred_iou_thresh)
             except RuntimeError as error:
-                size = self._halved(size, error)
+                self._halve(size, error)
                 continue
             self.batch_used = size
             yield passing
             start += size
 
     def _passing(self, prepared: Prepared, points: Tensor, first: int, thresh: float) -> Passing:
+        """Tokens go through layer 0 by groups, what has the image's size by chunks; on a GPU all at once."""
         k, group = self.alternatives, self._group or len(points)
+        chunk = self._chunk if self._group else group
         found = []
         for start in range(0, len(points), group):
             tokens = self.decoder.with_own_tokens(point_tokens(self.model, points[start : start + group]))
             begun = self.decoder.begin(prepared, tokens)
-            for row in range(0, len(tokens), self._chunk):
-                part = slice(row, row + self._chunk)
+            for row in range(0, len(tokens), chunk):
+                part = slice(row, row + chunk)
                 answers = self.decoder.answer(prepared, tokens[part], [x[part] for x in begun], multimask=True)
                 index, iou, logits = self._drawn(prepared, answers, thresh)
                 found.append((index + (first + start + row) * k, iou, logits))
@@ -170,17 +180,17 @@ class SamNetwork:
             self._last = e, self.decoder.prepare(e)
         return self._last[1]
 
-    def _halved(self, size: int, error: RuntimeError) -> int:
+    def _halve(self, size: int, error: RuntimeError) -> None:
+        """From now on at most half of `size` prompts at once; raises the error if it is another, or `size` was 1."""
         if not _is_out_of_memory(error):
             raise error
         if size == 1:
             raise torch.OutOfMemoryError(f"Out of memory with a single prompt at once on {self.device}.") from error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        size //= 2
-        self._chunk = min(self._chunk, size)
-        self._group = None if self._group is None else min(self._group, size)
-        return size
+        self._most = size // 2
+        self._chunk = min(self._chunk, self._most)
+        self._group = None if self._group is None else min(self._group, self._most)
 
 
 def make_network(loaded: Any, *, device: str = "cpu", precision: str = "fp32") -> SamNetwork:

@@ -49,7 +49,7 @@ def embed(
         labels = torch.full((b, 1), NO_POINT, device=points.device)
     tokens, _ = encoder(
         input_points=None if points is None else points[None].to(weight.dtype),
-        input_labels=None if labels is None else labels[None],
+        input_labels=None if labels is None else labels[None].long(),
         input_boxes=None if boxes is None else boxes[None].to(weight.dtype),
         input_masks=None,
     )
@@ -73,6 +73,8 @@ def _count(**given: Tensor | None) -> int:
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{n} {kind}" for kind, n in counts.items())
         raise SettingsError(f"Every kind of prompt is given for the same number of prompts; got {told}.")
+    if 0 in counts.values():
+        raise SettingsError("There is no prompt to answer; got 0 of them.")
     return next(iter(counts.values()))
 
 

@@ -52,14 +52,11 @@ class Corrections:
 
 
 class Upscaling:
-    """The upscaling part of a transformers `...MaskDecoder`; `norms` are those of the image side, one per layer.
+    """The upscaling part of a transformers `...MaskDecoder`; `norms` are those of the image side, one per layer."""
 
-    `rows` positions are upscaled at once, 0 for all: on a CPU few enough for what they become to stay in its cache.
-    """
-
-    def __init__(self, decoder: Any, norms: Sequence[Any], dtype: torch.dtype, rows: int = 0) -> None:
+    def __init__(self, decoder: Any, norms: Sequence[Any], dtype: torch.dtype) -> None:
         norm = decoder.upscale_layer_norm
-        self.dtype, self.rows, self.norm_eps = dtype, rows, norm.eps
+        self.dtype, self.norm_eps = dtype, norm.eps
         self.norm_weight, self.norm_bias = norm.weight.to(dtype), norm.bias.to(dtype)
         first, second = _as_matrix(decoder.upscale_conv1), _as_matrix(decoder.upscale_conv2)
         self.bias, self.second_bias = decoder.upscale_conv1.bias.repeat(4), decoder.upscale_conv2.bias.repeat(4)
@@ -93,25 +90,14 @@ class Upscaling:
                 scale = scale * updates[i - 1].rstd
         return Corrections(torch.cat(left, 1), torch.cat(right, 1).to(self.dtype), scale)
 
-    def features(self, shared: SharedMaps, changed: Corrections, rows: slice = slice(None)) -> Tensor:
-        """(b, 16 n, c / 2) upscaled features of n positions in blocked order, after the last activation."""
-        maps = torch.addcmul(shared.fine[rows], changed.scale[:, rows], shared.image[rows])  # b, n, 4 c
-        maps.baddbmm_(changed.left[:, :, rows].transpose(1, 2), changed.right)
-        maps = maps.view(len(maps), -1, self.norm_weight.shape[0])  # b, 4 n, c
+    def features(self, shared: SharedMaps, changed: Corrections) -> Tensor:
+        """(b, 16 hw, c / 2) upscaled features in blocked order, after the last activation."""
+        maps = torch.addcmul(shared.fine, changed.scale, shared.image)  # b, hw, 4 c
+        maps.baddbmm_(changed.left.transpose(1, 2), changed.right)
+        maps = maps.view(len(maps), -1, self.norm_weight.shape[0])  # b, 4 hw, c
         maps = F.gelu(F.layer_norm(maps, self.norm_weight.shape, self.norm_weight, self.norm_bias, self.norm_eps))
-        finest = shared.finest.view(-1, 4, shared.finest.shape[1])[rows].flatten(0, 1)
-        maps = torch.baddbmm(finest.expand(len(maps), -1, -1), maps, self.second.expand(len(maps), -1, -1))
+        maps = torch.baddbmm(shared.finest.expand(len(maps), -1, -1), maps, self.second.expand(len(maps), -1, -1))
         return torch.ops.aten.gelu_(maps).view(len(maps), -1, maps.shape[-1] // 4)
-
-    def logits(self, shared: SharedMaps, changed: Corrections, hyper: Tensor) -> Tensor:
-        """(b, j, 16 hw) logits in blocked order, in the precision of the image side; hyper (b, j, c / 2) weighs the features."""
-        positions, hyper = len(shared.image), hyper.to(self.dtype)
-        step = self.rows or positions
-        blocks = [
-            torch.bmm(hyper, self.features(shared, changed, slice(i, i + step)).transpose(1, 2))
-            for i in range(0, positions, step)
-        ]
-        return torch.cat(blocks, 2) if len(blocks) > 1 else blocks[0]
 
 
 def to_blocks(maps: Tensor, levels: int) -> Tensor:
