@@ -111,6 +111,14 @@ def test_overlapping_masks_share_their_values(blobs):
     np.testing.assert_allclose(Regions(Masks.from_arrays(blobs)).shared(values), expected)
 
 
+def test_masks_that_are_too_large_are_not_heard():
+    large, small, inside = box((20, 30), 0, 0, 30, 20), box((20, 30), 2, 2, 8, 8), box((20, 30), 4, 4, 2, 2)
+    values = np.array([[100.0], [2.0], [6.0]])
+    shared = Regions(Masks.from_arrays([large, small, inside])).shared(values, 64)[:, 0]
+    heard_by_small = (60 * 2 + 4 * 4) / 64
+    np.testing.assert_allclose(shared, [(536 * 100 + 64 * heard_by_small) / 600, heard_by_small, 4])
+
+
 def test_masks_side_by_side_share_nothing():
     masks = Masks.from_arrays([box((20, 30), 0, 0, 10, 20), box((20, 30), 10, 5, 7, 7)])
     values = np.array([[1.0, -3.0], [2.0, 5.0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class _Group:
 
     weight  square root of the group's share of the squared distance between two masks
     shared  part of a measurement that a mask takes from the masks it overlaps, see `Regions.shared`
+    heard   most pixels of a mask that others take from: shapes of larger ones tell how large the tile is, not what lies there
     scales  (typical middle, typical spread) of the columns, the last repeated: medians over data sets of many kinds, in
             Lab units (lightness 0..100), natural logarithms, or as in `Regions.shape`
     """
@@ -31,6 +33,7 @@ class _Group:
     weight: float
     shared: float
     scales: tuple[tuple[float, float], ...]
+    heard: float = math.inf
 
 
 _TONE, _CHROMA, _TEXTURE = ((47.0, 16.0),), ((1.0, 6.3),), ((0.58, 0.3),)
@@ -42,7 +45,7 @@ GROUPS = {
     "ratio": _Group(0.6, 0.5, ((-0.07, 0.14),)),
     "deviation": _Group(0.4, 0.5, ((2.0, 0.4), (1.35, 0.32))),
     "texture": _Group(0.6, 0.5, _TEXTURE),
-    "shape": _Group(0.47, 0.8, _SHAPE),
+    "shape": _Group(0.47, 0.8, _SHAPE, heard=1 << 15),
     "tone around 8": _Group(0.3, 0.0, _TONE),
     "chroma around 8": _Group(0.4, 0.0, _CHROMA),
     "texture around 8": _Group(0.3, 0.0, _TEXTURE),
@@ -74,7 +77,7 @@ def measure(tile: Tile, masks: Masks) -> dict[str, np.ndarray]:
     }
     for name, group in GROUPS.items():
         if group.shared:
-            found[name] = (1 - group.shared) * found[name] + group.shared * regions.shared(found[name])
+            found[name] = (1 - group.shared) * found[name] + group.shared * regions.shared(found[name], group.heard)
     return found
 
 
@@ -102,7 +105,7 @@ class Appearance:
     scales: np.ndarray | None = None
 
     name = "appearance"
-    version = "2"
+    version = "3"
     needs_encoded = False
     scaling = "none"
 

@@ -43,20 +43,26 @@ class Regions:
         squares = self.means([values * values for values in maps])
         return np.sqrt(np.maximum(squares - means * means, 0))
 
-    def shared(self, values: np.ndarray) -> np.ndarray:
+    def shared(self, values: np.ndarray, largest: float = np.inf) -> np.ndarray:
         """Mean over each mask's pixels of the mean of `values` (n, c) of all masks that hold the pixel, (n, c) float64.
 
         Masks of a hierarchy overlap: so a small mask hears what the larger ones around it look like, and a large one what
-        its parts do. Without overlap this gives `values` back.
+        its parts do. Masks of more than `largest` pixels are not heard. Where nobody is heard, a mask
+        hears itself; without overlap this gives `values` back.
         """
         pixels = self.size[0] * self.size[1]
-        count = self._painted(np.ones(len(self.masks)))
-        count[count == 0] = 1
+        heard = (self.masks.area <= largest).astype(np.float64)
+        count = self._painted(heard)
+        silent = count < 0.5
+        count[silent] = 1
         out = np.zeros(values.shape)
         total = np.zeros(pixels + 1)
+        np.cumsum(silent, out=total[1:])
+        own = self._per_mask(total[self.stop] - total[self.first])
         for column in range(values.shape[1]):
-            np.cumsum(self._painted(values[:, column]) / count, out=total[1:])
-            out[:, column] = self._per_mask(total[self.stop] - total[self.first]) / self.area
+            np.cumsum(self._painted(values[:, column] * heard) / count, out=total[1:])
+            told = self._per_mask(total[self.stop] - total[self.first])
+            out[:, column] = (told + own * values[:, column]) / self.area
         return out
 
     def _painted(self, values: np.ndarray) -> np.ndarray:
