@@ -275,7 +275,7 @@ DAMAGES = (
     _scale("upscaling", "maps", 1),
     _scale("upscaling", "offsets", 0),
     _scale("upscaling", "constant"),
-    _scale("upscaling", "second_bias"),
+    _scale("upscaling", "second", "bias"),
     _scale("no_mask"),
 )
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from terralabel.nets.sam.linear import Linear
 from terralabel.nets.sam.two_way import Update
 
 __all__ = ["Corrections", "SharedMaps", "Upscaling", "raster_order", "to_blocks", "to_raster"]
@@ -28,13 +29,13 @@ class SharedMaps:
     """What every prompt on one image shares.
 
     image   (hw, 4 c) the image side before layer 0, through the folded norms and the first transposed convolution
-    fine    (hw, 4 c) what is added after it: bias and, for SAM 2 and its kin, the finer features
-    finest  (4 hw, 2 c) the same after the second one
+    fine    (1 or hw, 4 c) what is added after it: biases and, for SAM 2 and its kin, the finer features
+    finest  (4 hw, 2 c) the finest features, added after the second one; None for the others
     """
 
     image: Tensor
     fine: Tensor
-    finest: Tensor
+    finest: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,22 @@ class Upscaling:
         self.dtype, self.norm_eps = dtype, norm.eps
         self.norm_weight, self.norm_bias = norm.weight.to(dtype), norm.bias.to(dtype)
         first, second = _as_matrix(decoder.upscale_conv1), _as_matrix(decoder.upscale_conv2)
-        self.bias, self.second_bias = decoder.upscale_conv1.bias.repeat(4), decoder.upscale_conv2.bias.repeat(4)
-        self.second = second.to(dtype)
+        self.second = Linear(second.T, decoder.upscale_conv2.bias.repeat(4), dtype)
         self.maps: list[Tensor] = []  # per layer, (d, 4 c): what its values are multiplied by
         offsets: list[Tensor] = []
         for norm in reversed(norms):
             offsets.insert(0, norm.bias @ first)
             first = _centred(norm.weight[:, None] * first)
             self.maps.insert(0, first)
-        self.offsets, self.constant = offsets[:-1], offsets[-1] + self.bias
+        self.offsets, self.constant = offsets[:-1], offsets[-1] + decoder.upscale_conv1.bias.repeat(4)
 
     def shared(self, image: Tensor, high_res: Sequence[Tensor]) -> SharedMaps:
         """The shared part of (hw, d) float32, the image embedding with its dense prompt, and of the finer features."""
-        fine, finest = self.constant[None], self.second_bias[None]
+        fine, finest = self.constant[None], None
         if high_res:
-            finest = to_blocks(high_res[0], 2) + finest
+            finest = to_blocks(high_res[0], 2).to(self.dtype)
             fine = to_blocks(high_res[1], 1) + fine
-        fine, finest = fine.expand(len(image), -1), finest.expand(4 * len(image), -1)
-        return SharedMaps(*(x.to(self.dtype) for x in (image @ self.maps[0], fine, finest)))
+        return SharedMaps((image @ self.maps[0]).to(self.dtype), fine.to(self.dtype), finest)
 
     def corrections(self, updates: Sequence[Update]) -> Corrections:
         """What the layers changed, as far as the first product needs it."""
@@ -96,7 +95,9 @@ class Upscaling:
         maps.baddbmm_(changed.left.transpose(1, 2), changed.right)
         maps = maps.view(len(maps), -1, self.norm_weight.shape[0])  # b, 4 hw, c
         maps = F.gelu(F.layer_norm(maps, self.norm_weight.shape, self.norm_weight, self.norm_bias, self.norm_eps))
-        maps = torch.baddbmm(shared.finest.expand(len(maps), -1, -1), maps, self.second.expand(len(maps), -1, -1))
+        maps = self.second(maps)
+        if shared.finest is not None:
+            maps += shared.finest
         return torch.ops.aten.gelu_(maps).view(len(maps), -1, maps.shape[-1] // 4)
 
 
