@@ -295,6 +295,17 @@ def test_inspection_says_what_and_whether_it_is_whole(tmp_path: Path, models: di
     write_official(models["sam2.1"], tiny("sam2.1"), tmp_path / "w.pt")
     text = inspect(tmp_path / "w.pt")
     assert "architecture: SAM 2.1 custom (official layout)" in text and "whole: every key" in text and "128 x 128" in text
+    assert "not used" not in text
+    state = to_official(models["sam2.1"].state_dict(), tiny("sam2.1"))
+    memory = {
+        "memory_encoder.out_proj.bias": torch.zeros(4),
+        "no_obj_embed_spatial": torch.zeros(1, 4),
+        "no_obj_ptr": torch.zeros(1, 32),
+    }
+    torch.save({"model": state | memory}, tmp_path / "video.pt")
+    assert inspect(tmp_path / "video.pt").endswith(
+        "not used for images: 3 tensors of memory_encoder, no_obj_embed_spatial, no_obj_ptr"
+    )
     assert "SAM custom (transformers layout)" in inspect(saved(models["sam"], tmp_path / "folder"))
     monkeypatch.setitem(sys.modules, "terralabel.nets.sam.loading", None)  # as without torch
     assert "only torch and transformers can tell" in inspect(tmp_path / "w.pt")

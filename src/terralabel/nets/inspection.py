@@ -6,7 +6,9 @@ from pathlib import Path
 
 from terralabel.errors import MissingExtraError, WeightsError
 from terralabel.nets.checkpoints import WeightsReport, check
-from terralabel.nets.sam.families import Checkpoint, identify, why_not
+from terralabel.nets.pickles import printable
+from terralabel.nets.sam.families import Checkpoint, identify, own_keys, why_not
+from terralabel.nets.sam.keys import dropped
 
 __all__ = ["inspect"]
 
@@ -33,7 +35,15 @@ def _whole(report: WeightsReport, checkpoint: Checkpoint) -> str:
         check_fit(report.shapes, checkpoint, str(report.path))
     except (ImportError, MissingExtraError):
         return "whole or not: only torch and transformers can tell: pip install 'terralabel[torch]'"
-    return f"whole: every key of the network is there; images of {checkpoint.image_size} x {checkpoint.image_size} pixels"
+    side = checkpoint.image_size
+    whole = f"whole: every key of the network is there; images of {side} x {side} pixels"
+    unused = [key for key in own_keys(report.shapes) if dropped(checkpoint.family, checkpoint.layout, key)]
+    if not unused:
+        return whole
+    parts = list(dict.fromkeys(key.split(".")[0] for key in unused))
+    return (
+        f"{whole}\nnot used for images: {len(unused)} tensors of {printable(', '.join(parts[:8]))}{', ...' * (len(parts) > 8)}"
+    )
 
 
 def _inspect_folder(folder: Path) -> str:
