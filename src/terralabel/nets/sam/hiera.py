@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from terralabel.nets.sam.attention import unbiased
 from terralabel.nets.sam.layers import MLP, Conv, Norm
 from terralabel.nets.sam.linear import Linear
 from terralabel.nets.sam.windows import cut, join
@@ -47,8 +48,7 @@ class Block:
         q, k, v = self._windows(self.qkv(normed))
         if self.stride > 1:
             q = _pool(q.flatten(0, 1), self.stride).unflatten(0, q.shape[:2])
-        out = F.scaled_dot_product_attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), scale=self.scale)
-        out = out.unflatten(2, q.shape[2:4])
+        out = unbiased(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), self.scale).unflatten(2, q.shape[2:4])
         skip += self.proj(join(out, *skip.shape[1:3]) if self.window else out.permute(0, 2, 3, 1, 4).flatten(3))
         return self.mlp(skip)
 

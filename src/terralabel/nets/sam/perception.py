@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from terralabel.nets.sam.attention import unbiased
 from terralabel.nets.sam.layers import MLP, Conv, Norm, Patches
 from terralabel.nets.sam.linear import Linear
 from terralabel.nets.sam.windows import cut, join
@@ -51,7 +51,7 @@ class Block:
             q, k, v = cut(qkv, self.window, self.heads, self.pad).flatten(3, 4)
         else:
             q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(self._turn(q), self._turn(k), v, scale=self.scale)
+        out = unbiased(self._turn(q), self._turn(k), v, self.scale)
         if self.window:
             x += self.proj(join(out.unflatten(2, (self.window, self.window)), *x.shape[1:3]))
         else:

@@ -18,7 +18,7 @@ class RepViT:
         from timm.utils.model import reparameterize_model
 
         folded = reparameterize_model(copy.deepcopy(network).eval(), inplace=True)
-        self.network = folded.to(dtype=dtype, memory_format=torch.channels_last)
+        self.network = folded.to(dtype).to(memory_format=torch.channels_last)
         self.dtype = dtype
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
