@@ -39,7 +39,7 @@ class Server(BaseHTTPRequestHandler):
     """Serves `content` under `etag`, as the attributes say."""
 
     content, etag, ranges, stop_after, stall, delay = CONTENT, '"one"', True, None, 0.0, 0.0
-    status, kind = None, "application/octet-stream"
+    status, kind, shift = None, "application/octet-stream", 0
     asked: list[tuple[str | None, str | None]] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
@@ -59,7 +59,7 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("Content-Type", cls.kind)
         self.send_header("Content-Length", str(len(cls.content) - start))
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(cls.content) - 1}/{len(cls.content)}")
+            self.send_header("Content-Range", f"bytes {start + cls.shift}-{len(cls.content) - 1}/{len(cls.content)}")
         if cls.etag:
             self.send_header("ETag", cls.etag)
         self.end_headers()
@@ -263,6 +263,32 @@ def test_of_two_the_second_waits_and_finds_it_done(cache: Path, server) -> None:
     assert len(handler.asked) == 1 and [second.sha256] == [report.sha256 for report in reports]
     assert said == ["s.npz: another process is fetching it; waiting for it."]
     assert names(cache) == ["s.npz", "s.npz.sha256"]
+
+
+def test_two_processes_at_once_fetch_it_once(cache: Path, server) -> None:
+    handler, address = server
+    handler.delay = 0.3
+    program = (
+        "import sys; from terralabel.nets import weights\n"
+        "weights.CATALOGUE = (weights.Model('sure', 's.npz', '', '', '', None, sys.argv[2], sys.argv[1]),)\n"
+        "print(weights.pull('sure', say=print).sha256)"
+    )
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    command = [sys.executable, "-c", program, address, digest]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=60)[0].splitlines() for process in both]
+    assert [lines[-1] for lines in said] == [digest] * 4 and len(handler.asked) == 1
+    assert names(cache) == ["s.npz", "s.npz.sha256"]
+
+
+def test_a_server_that_sends_another_part_is_asked_for_the_whole(cache: Path, server) -> None:
+    handler, address = server
+    handler.stop_after = 400_000
+    with pytest.raises(WeightsError, match="ended after"):
+        weights.pull("sure", url=address)
+    handler.stop_after, handler.shift = None, 5
+    assert weights.pull("sure", url=address).path.read_bytes() == CONTENT
+    assert [span for span, _ in handler.asked[1:]] == ["bytes=400000-", None]
 
 
 def test_one_after_another_whoever_asks(tmp_path: Path) -> None:

@@ -42,25 +42,34 @@ def download(
         raise SettingsError(f"{address}: expected an http or https address; use --file for a file on this machine.")
     part.parent.mkdir(parents=True, exist_ok=True)
     have, tag = _held(part, resume)
-    try:
-        answer = _open(address, have, tag)
-    except urllib.error.HTTPError as error:
-        if not have or error.code != 416:
-            raise
-        if error.headers.get("Content-Range") == f"bytes */{have}":  # nothing left to send
-            return
-        answer, have = _open(address, 0, None), 0
+    answer, have = _answer(address, have, tag)
+    if answer is None:
+        return
     with answer:
-        if have and (
-            answer.status != 206 or not answer.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-")
-        ):
-            have = 0
-            if answer.status == 206:
-                raise WeightsError(f"{address}: the server sent another part than was asked for; run the same command again.")
         _check_answer(address, answer, have, size)
         if not have:
             _remember(part, answer.headers.get("ETag"))
         _copy(address, answer, part, have, progress)
+
+
+def _answer(address: str, have: int, tag: str | None) -> tuple[Any, int]:
+    """The server's answer, and after how many of the bytes that are here it goes on; None when they are all."""
+    if not have:
+        return _open(address, 0, None), 0
+    try:
+        answer = _open(address, have, tag)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{have}":
+            return None, have
+        return _open(address, 0, None), 0
+    if answer.status != 206:
+        return answer, 0
+    if answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        return answer, have
+    answer.close()  # another part than was asked for
+    return _open(address, 0, None), 0
 
 
 def tag_file(part: Path) -> Path:

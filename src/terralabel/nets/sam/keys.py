@@ -184,7 +184,7 @@ _DROPPED = {
     "sam2": _OFFICIAL_MEMORY,
     "sam2.1": _OFFICIAL_MEMORY,
     "edgetam": _OFFICIAL_MEMORY,
-    "sam3": rf"tracker\.(transformer\..*|maskmem_backbone\..*|{_MEMORY})|.*\.freqs_cis"
+    "sam3": rf"tracker\.(backbone\..*|transformer\..*|maskmem_backbone\..*|{_MEMORY})|.*\.freqs_cis"
     r"|detector\.(?!backbone\.vision_backbone\.(trunk|sam2_convs)\.).*|detector\.backbone\.vision_backbone\.trunk\.ln_post\..*",
 }
 _DROPPED_TRANSFORMERS = (
