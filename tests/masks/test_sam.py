@@ -22,7 +22,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from terralabel.masks.everything import Everything  # noqa: E402
-from terralabel.masks.sam import Sam, _network_input, make_sam  # noqa: E402
+from terralabel.masks.sam import Sam, make_sam  # noqa: E402
+from terralabel.masks.sam_input import network_input  # noqa: E402
 
 #: Square and not, smaller and larger than the network's 128 pixels.
 SIZES = [(128, 128), (96, 128), (128, 77), (75, 60), (200, 170)]
@@ -50,7 +51,7 @@ def test_input_is_the_official_predictors(tiny_weights: Callable[[str], Path], o
         expected = official.preprocess(torch.as_tensor(resized).permute(2, 0, 1).contiguous()[None])[0]
         frame = Sam(str(path)).encode(tile).state.frame
         assert frame.input_size == resized.shape[:2]
-        torch.testing.assert_close(_network_input(net, tile, frame), expected, atol=0, rtol=0)
+        torch.testing.assert_close(network_input(net, tile, frame), expected, atol=0, rtol=0)
         points = np.random.default_rng(0).random((7, 2)) * size[::-1]
         np.testing.assert_allclose(frame.to_input(points), ResizeLongestSide(128).apply_coords(points, size), rtol=1e-6)
 
@@ -67,7 +68,7 @@ def test_input_is_sam2s_transform(family: str, mean: list, std: list, tiny_weigh
         tile = painted(*size)
         expected = Normalize(mean, std)(Resize((net.image_size, net.image_size))(ToTensor()(tile.pixels)))
         frame = backend.encode(tile).state.frame
-        torch.testing.assert_close(_network_input(net, tile, frame), expected, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(network_input(net, tile, frame), expected, atol=1e-6, rtol=1e-6)
         assert frame.to_input(np.array(size[::-1])).tolist() == [net.image_size] * 2
 
 
@@ -215,9 +216,6 @@ def test_damaged_weights_are_refused(tmp_path: Path, tiny_weights: Any, painted:
         state[key].view(-1)[3] = float("nan")
         torch.save(state, tmp_path / "damaged.pth")
         backend = Sam(str(tmp_path / "damaged.pth"))
-        from terralabel.masks import sam as module
-
-        module._load.cache_clear()
         with pytest.raises(WeightsError, match=r"damaged"):
             generator = Everything(backend, points_per_side=3, pred_iou_thresh=0)
             generator.generate(generator.encode(painted(64, 64)))

@@ -115,7 +115,8 @@ class Everything:
                 f"{measured}: make it with the same offset."
             )
         self.name = f"everything:{self.promptable.name}"
-        settings = [getattr(self, f.name) for f in fields(self) if f.init and f.name not in ("promptable", "grid")]
+        apart = ("promptable", "grid", "points_per_batch")
+        settings = [getattr(self, f.name) for f in fields(self) if f.init and f.name not in apart]
         self.version = f"1-{self.promptable.version}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
         if self.grid != "full":
             self.version += f"-{self.grid}"

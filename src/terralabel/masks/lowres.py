@@ -187,6 +187,8 @@ def _measure_compiled(logits: np.ndarray, frame: Frame, offset: float, threads: 
 
 def _measure_enlarged(logits: Tensor, frame: Frame, offset: float) -> tuple[np.ndarray, np.ndarray]:
     """As `_measure_compiled`, by enlarging a few masks at a time on their own device."""
+    import torch
+
     counts, boxes = [], []
     for part in logits.split(_at_once(frame, logits.device.type)):
         finite = part.isfinite().flatten(1).all(1)
@@ -195,8 +197,8 @@ def _measure_enlarged(logits: Tensor, frame: Frame, offset: float) -> tuple[np.n
         inside = large > 0
         across, down = inside.any(1), inside.any(2)
         ends = [*_ends(across), *_ends(down)]
-        numbers = (*over, finite, *ends)
-        table = np.stack([column.cpu().numpy().astype(np.int64) for column in numbers], 1)
+        columns = torch.stack([column.long() for column in (*over, finite, *ends)], 1)
+        table = columns.cpu().numpy()  # once, for a copy from a GPU waits for it
         counts.append(np.where(table[:, 3:4] == 1, table[:, :3], -1))
         left, right, top, bottom = table[:, 4:].T
         box = np.stack([left, top, right - left + 1, bottom - top + 1], 1)

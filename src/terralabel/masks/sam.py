@@ -26,6 +26,7 @@ from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, MissingExtraError, SettingsError, WeightsError
 from terralabel.masks.lowres import Frame, LowResMasks, measure
+from terralabel.masks.sam_input import network_input, prompt_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from terralabel.nets.sam.network import SamNetwork
 
 __all__ = ["Sam", "SamCandidates", "make_sam"]
-
-#: Logit of a pixel that surely belongs to a rough mask given as a prompt; less where it covers a logit's area in part.
-ROUGH_LOGIT = 10.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Sam:
         net = self._loaded[0]
         frames = [_frame(net, tile.size) for tile in tiles]
         with self._machine():
-            pixels = torch.stack([_network_input(net, tile, frame) for tile, frame in zip(tiles, frames, strict=True)])
+            pixels = torch.stack([network_input(net, tile, frame) for tile, frame in zip(tiles, frames, strict=True)])
             embeddings = net.encode(pixels)
         return [_encoded(net, *each) for each in zip(tiles, embeddings, frames, strict=True)]
 
@@ -157,7 +155,7 @@ class Sam:
         import torch
 
         seen, net = _seen(encoded), self._loaded[0]
-        prompts = _prompts(seen.frame, points, point_labels, boxes, masks)
+        prompts = prompt_tensors(seen.frame, points, point_labels, boxes, masks)
         with self._machine():
             logits, iou = net.decode(seen.embedding, **prompts, multimask=multimask)
             measures = measure(
@@ -258,52 +256,6 @@ def _frame(net: SamNetwork, size: tuple[int, int]) -> Frame:
     return Frame.of(size, mask_size=net.mask_size, image_size=net.image_size, pads=net.pads)
 
 
-def _colours(tile: Tile) -> np.ndarray:
-    """(H, W, 3) uint8: one band three times, or the first three of an optical tile."""
-    bands = tile.pixels.shape[2]
-    if bands == 1:
-        return np.repeat(tile.pixels, 3, axis=2)
-    if tile.sensor == "sar":
-        raise SettingsError(
-            f"SAR with {bands} bands: this encoder knows colour pictures; choose one band with --bands, or masks tree."
-        )
-    if bands == 2:
-        raise SettingsError("2 bands: this encoder takes one or three; choose with --bands.")
-    return np.ascontiguousarray(tile.pixels[:, :, :3])
-
-
-def _network_input(net: SamNetwork, tile: Tile, frame: Frame) -> Tensor:
-    """(3, S, S) float32: resized, normalised and padded as the official predictors do."""
-    return _padded(net, tile, frame) if net.pads else _stretched(net, tile)
-
-
-def _padded(net: SamNetwork, tile: Tile, frame: Frame) -> Tensor:
-    """SAM, SAM-HQ: 8-bit resizing by Pillow, normalised on the scale of 0 .. 255, then zeros right and below."""
-    import torch
-    from PIL import Image
-
-    height, width = frame.input_size
-    resized = np.asarray(Image.fromarray(_colours(tile)).resize((width, height), Image.Resampling.BILINEAR))
-    # the released code has these numbers on the scale of 0 .. 255, with three decimals
-    mean, std = (np.round(np.asarray(values, dtype=np.float64) * 255, 3).astype(np.float32) for values in (net.mean, net.std))
-    out = np.zeros((3, net.image_size, net.image_size), dtype=np.float32)
-    out[:, :height, :width] = ((resized - mean) / std).transpose(2, 0, 1)
-    return torch.from_numpy(out)
-
-
-def _stretched(net: SamNetwork, tile: Tile) -> Tensor:
-    """SAM 2 and later: to [0, 1], then resized with anti-aliasing, then normalised."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    pixels = torch.from_numpy(_colours(tile).transpose(2, 0, 1).copy()).float().div(255)
-    if tuple(tile.size) != (net.image_size, net.image_size):
-        side = (net.image_size, net.image_size)
-        pixels = interpolate(pixels[None], side, mode="bilinear", align_corners=False, antialias=True)[0]
-    mean, std = (torch.as_tensor(np.asarray(values, dtype=np.float32))[:, None, None] for values in (net.mean, net.std))
-    return (pixels - mean) / std
-
-
 def _encoded(net: SamNetwork, tile: Tile, embedding: Embedding, frame: Frame) -> Encoded:
     """What is remembered; a padded tile spans the first part of the feature map only."""
     values = net.feature_map(embedding)
@@ -333,42 +285,3 @@ def _nothing(size: tuple[int, int], counts: dict[str, int]) -> SamCandidates:
     return SamCandidates(
         size, none, none, np.zeros(0, np.int64), np.zeros((0, 4), np.int32), np.zeros((0, 2), np.float32), counts
     )
-
-
-def _prompts(
-    frame: Frame,
-    points: np.ndarray | None,
-    point_labels: np.ndarray | None,
-    boxes: np.ndarray | None,
-    masks: Masks | None,
-) -> dict[str, Tensor]:
-    """Prompts as tensors in the frame of the network's input."""
-    import torch
-
-    given = {len(prompt) for prompt in (points, boxes, masks) if prompt is not None}
-    if len(given) != 1:
-        raise ContractError(f"sam.predict: give points, boxes or masks, as many of each; got {sorted(given) or 'none'}.")
-    out: dict[str, Tensor] = {}
-    if points is not None:
-        if point_labels is None or point_labels.shape != points.shape[:2]:
-            raise ContractError("sam.predict: point_labels must be (b, p) for points (b, p, 2).")
-        out["points"] = torch.from_numpy(frame.to_input(points))
-        out["labels"] = torch.from_numpy(np.asarray(point_labels, dtype=np.int64))
-    if boxes is not None:
-        out["boxes"] = torch.from_numpy(frame.to_input(np.asarray(boxes).reshape(-1, 2, 2)).reshape(-1, 4))
-    if masks is not None:
-        out["mask_inputs"] = torch.stack([_rough_logits(frame, mask) for mask in masks])[:, None]
-    return out
-
-
-def _rough_logits(frame: Frame, mask: np.ndarray) -> Tensor:
-    """(m, m) logits of a rough (H, W) bool mask: its share of each cell, from -`ROUGH_LOGIT` to `ROUGH_LOGIT`."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    cells = frame.mask_size / frame.image_size
-    height, width = (max(round(length * cells), 1) for length in frame.input_size)
-    share = interpolate(torch.from_numpy(mask).float()[None, None], (height, width), mode="bilinear", antialias=True)
-    logits = torch.full((frame.mask_size, frame.mask_size), -ROUGH_LOGIT)
-    logits[:height, :width] = (2 * share[0, 0] - 1) * ROUGH_LOGIT
-    return logits
