@@ -263,7 +263,7 @@ def test_folders_that_are_no_sam(tmp_path: Path, models: dict) -> None:
         load(folder)
 
 
-def test_names_that_are_not_here_say_what_to_fetch(tmp_path: Path, models: dict) -> None:
+def test_names_that_are_not_here_say_what_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError) as caught:
         load("sam3")
     known = next(model for model in weights.CATALOGUE if model.name == "sam3")
@@ -275,6 +275,14 @@ def test_names_that_are_not_here_say_what_to_fetch(tmp_path: Path, models: dict)
         str(tmp_path / "cache"),
     ):
         assert word in str(caught.value)
+    with pytest.raises(WeightsError, match=r"sam2\.1_tiny: not in the cache; it needs sam2\.1_hiera_tiny\.pt"):
+        load("sam2.1_tiny")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(
+        WeightsError, match=r"`terralabel models pull sam2\.1_tiny` fetches it \(sam2\.1_hiera_tiny\.pt, 156 MB\)"
+    ):
+        load("sam2.1_tiny")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(WeightsError, match=r"config\.json of facebook/sam-vit-base is not on this machine \(offline\)"):
         load("facebook/sam-vit-base")
     for name in ("nothing.pth", "/no/such/file", "sam_vit_x", "a/b/c"):

@@ -147,7 +147,11 @@ def _writable(final: Path) -> Iterator[None]:
 def how_to_get(name: str) -> str:
     """What to do about a known checkpoint that is not in the cache, in one line."""
     model = _model(name)
-    return _by_hand(model, cache_folder() / model.file, "not in the cache")
+    final = cache_folder() / model.file
+    if model.url is None or model.gated or is_offline():
+        return _by_hand(model, final, "not in the cache")
+    size = f", {model.size / 1e6:,.0f} MB" if model.size else ""
+    return f"{model.name}: not in the cache; `terralabel models pull {model.name}` fetches it ({model.file}{size})."
 
 
 def _by_hand(model: Model, final: Path, why: str) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cache
 
-__all__ = ["COPIED", "JOINED", "dropped", "to_official_key", "to_transformers_key"]
+__all__ = ["COPIED", "JOINED", "RULES", "dropped", "fill", "pattern", "to_official_key", "to_transformers_key"]
 
 Rule = tuple[str, str]
 #: The position encoding's matrix, which transformers keeps twice: (the one that has a rule, its copy).
