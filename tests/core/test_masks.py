@@ -57,3 +57,21 @@ def test_columns_of_another_shape_are_refused_by_name() -> None:
         Masks.from_arrays([np.ones((3, 3), bool)], predicted_iou=np.ones(2))
     with pytest.raises(ContractError, match=r"expected values of \(3, 3\)"):
         Masks.from_arrays([np.ones((3, 3), bool)]).sums(np.ones((3, 4, 1)))
+
+
+@given(many(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_within_valid_pixels_covered_and_joined(found: tuple[tuple[int, int], list[np.ndarray]], data: st.DataObject) -> None:
+    size, plain = found
+    masks = Masks.from_arrays(plain, size, predicted_iou=np.linspace(0, 1, len(plain), dtype=np.float32))
+    valid = data.draw(arrays.arrays(bool, size))
+    inside = masks.within(valid)
+    assert all(np.array_equal(ours, mask & valid) for ours, mask in zip(inside, plain, strict=True))
+    assert np.array_equal(inside.predicted_iou, masks.predicted_iou)
+    assert np.array_equal(masks.covered(), np.any([np.zeros(size, bool), *plain], axis=0))
+    cut = len(plain) // 2
+    parts = [masks.select(np.arange(cut)), Masks.empty(size), masks.select(np.arange(cut, len(plain)))]
+    joined = Masks.join(parts, size)
+    assert np.array_equal(joined.runs, masks.runs) and np.array_equal(joined.point_coords, masks.point_coords)
+    with pytest.raises(ContractError, match="expected valid pixels"):
+        masks.within(np.ones((size[0] + 1, size[1]), dtype=bool))

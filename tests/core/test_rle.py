@@ -95,3 +95,13 @@ def test_what_does_not_add_up_is_refused(runs: list[int], offsets: list[int]) ->
 def test_a_crop_that_leaves_the_frame_is_refused(x: int, y: int) -> None:
     with pytest.raises(ContractError, match="does not fit"):
         rle.encode_boxed(np.ones((2, 2), bool), x, y, (3, 4))
+
+
+@given(arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9)))
+@settings(max_examples=80, deadline=None)
+def test_edges_give_the_code(mask: np.ndarray) -> None:
+    flat = np.concatenate([[False], mask.T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    np.testing.assert_array_equal(rle.from_edges(edges, mask.size), rle.encode(mask))
+    open_end = edges[:-1] if len(edges) and edges[-1] == mask.size else edges
+    np.testing.assert_array_equal(rle.from_edges(open_end, mask.size), rle.encode(mask))
