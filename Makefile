@@ -47,7 +47,7 @@ bench: $(VENV)/all.stamp  ## speed, as ratios against named references in one ru
 	$(BIN)/python benchmarks/sam.py
 
 bench-sam: $(VENV)/all.stamp  ## SAM against the official package and released ALPS, a quarter of an hour; goes on where it stopped
-	$(BIN)/python benchmarks/sam.py
+	$(BIN)/python benchmarks/sam.py --docs docs/sam.md
 
 proof-sam: $(VENV)/all.stamp  ## label --masks with tiny random SAM checkpoints on every image set (DATA=folder)
 	$(BIN)/python benchmarks/proof_sam.py --data $(DATA) --json proof/sam.json

@@ -2,7 +2,8 @@
 
     python benchmarks/sam.py                 all, about a quarter of an hour on two quiet cores
     python benchmarks/sam.py --quick         tiny network and images: shows that it runs, the figures mean nothing
-    python benchmarks/sam.py --table         the table of docs/sam.md from what has been measured
+    python benchmarks/sam.py --table         measure nothing, print the table of what has been measured
+    python benchmarks/sam.py --docs docs/sam.md    put the table into that page, between its marks
 
 ViT-B with random weights, 1024 x 1024 pixels, 1024 points, two threads. A random network's masks pass no filter, so all
 sides compute what they always compute and are then fed the same realistic logits (`sam_feed.py`). Every measurement is a process of its own
@@ -34,6 +35,8 @@ import numpy as np
 
 _HERE = Path(__file__).resolve().parent
 THREADS = 2
+#: Between these the table stands in a page.
+MARKS = ("<!-- benchmarks/sam.py -->", "<!-- end of benchmarks/sam.py -->")
 _THP = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
@@ -53,7 +56,8 @@ SIDES = (
     Side("tuned", "tuned", environment=tuple(_THP.items())),
     Side("fp32", "fp32", 3, same_as="official"),
     Side("thp", "fp32", 3, tuple(_THP.items()), "official"),
-    Side("bf16", "bf16", 3, same_as="official"),
+    Side("bf16", "bf16", 3),
+    Side("bf16-agreement", "bf16-agreement"),
     Side("adaptive", "adaptive", 3, same_as="official"),
     Side("post-official", "post-official"),
     Side("post-ours", "post-ours", 1, same_as="post-official"),
@@ -70,7 +74,7 @@ RATIOS = (
     ("label", "alps", ">= 10x"),
 )
 PARTS = {
-    "everything": ("official", "tuned", "fp32", "thp", "bf16", "adaptive"),
+    "everything": ("official", "tuned", "fp32", "thp", "bf16", "bf16-agreement", "adaptive"),
     "post": ("post-official", "post-ours"),
     "label": ("alps", "label"),
 }
@@ -166,7 +170,7 @@ def table(work: Path) -> list[str]:
     rows = ["| side | seconds | against | ratio | target | peak memory | masks |", "|---|--:|---|--:|--:|--:|---|"]
     against = {ours: (reference, target) for ours, reference, target in RATIOS}
     for side in SIDES:
-        if not results.get(side.name):
+        if not results.get(side.name) or side.name == "bf16-agreement":
             continue
         reference, target = against.get(side.name, ("", ""))
         ratio = ""
@@ -191,6 +195,12 @@ def _notes(results: dict[str, list[dict[str, Any]]]) -> list[str]:
         notes.append(
             f"Of 3072 candidates {past['predicted_iou']:.1%} pass the predicted IoU and {past['stability']:.1%} stability too; "
             f"{results['fp32'][-1]['masks']} masks are left after duplicates."
+        )
+    if results.get("bf16-agreement"):
+        near = results["bf16-agreement"][-1]
+        notes.append(
+            f"bf16 against fp32 where nothing is fed (the random network's own {near['masks']} noise-like masks): mean IoU "
+            f"{near['mean_iou']:.4f}, worst {near['worst_iou']:.4f}, predicted IoU at most {near['predicted_iou_apart']:.4f} apart."
         )
     for name in ("alps", "label"):
         if results.get(name):
@@ -243,6 +253,7 @@ def main(arguments: list[str] | None = None) -> list[str]:
     parser.add_argument("--images", type=int, default=1, help="images of the whole-run part")
     parser.add_argument("--again", action="store_true", help="forget what was measured before")
     parser.add_argument("--table", action="store_true", help="measure nothing, print the table")
+    parser.add_argument("--docs", type=Path, help="a page to put the table into, between its marks")
     parser.add_argument("--components", action="store_true", help="encoder and decoder alone too")
     options = parser.parse_args(arguments)
     work: Path = options.work or Path("proof") / ("bench-sam-quick" if options.quick else "bench-sam")
@@ -260,7 +271,18 @@ def main(arguments: list[str] | None = None) -> list[str]:
     lines = [(work / "machine.txt").read_text().strip(), "", *table(work)]
     (work / "table.md").write_text("\n".join(lines) + "\n")
     print(*lines, sep="\n", flush=True)
+    if options.docs:
+        options.docs.write_text(with_table(options.docs.read_text(encoding="utf-8"), lines), encoding="utf-8")
     return lines
+
+
+def with_table(page: str, lines: list[str]) -> str:
+    """The page with these lines between its marks."""
+    before, begin, rest = page.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not begin or not end:
+        raise SystemExit(f"the page has no place for the table: expected the marks {MARKS[0]} and {MARKS[1]}")
+    return "\n".join([before + begin, "", *lines, "", end + after])
 
 
 def _prepared(work: Path, quick: bool, images: int) -> None:

@@ -100,7 +100,7 @@ def fed(answers: Answers) -> Iterator[None]:
         count = len(made.iou)
         logits, iou = answers.of(state["xy"][state["at"] : state["at"] + count])
         state["at"] += count
-        made = replace(made, iou=torch.cat([made.iou[:, :1].cpu().float(), iou], 1).to(made.iou))
+        made = replace(made, iou=iou.to(made.iou))
         index, passed, _ = drawn(self, prepared, made, thresh)
         return index, passed, logits.flatten(0, 1)[index.cpu()].to(made.iou.device)
 

@@ -24,6 +24,7 @@ import torch
 
 from sam_feed import Answers, fed, feed_official
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # cv2 knows no GeoTIFF tags and says so
 THREADS = 2
 CLUSTERS = 16
 
@@ -47,6 +48,11 @@ def prepare(work: Path, quick: bool, images: int) -> None:
         loading.write_official(loading.build(checkpoint), checkpoint, weights(work))
     if not (work / "scenes" / "images").is_dir():
         write_demo(work / "scenes", seed=1, scenes=images, size=side_of(quick))
+
+
+def points_of(quick: bool) -> int:
+    """Points per side of the grid."""
+    return 8 if quick else 32
 
 
 def weights(work: Path) -> Path:
@@ -104,7 +110,7 @@ def everything_official(work: Path, quick: bool, batch: int) -> dict[str, Any]:
 
     sam = official(work, quick)
     feed_official(sam, answers(quick))
-    generator = SamAutomaticMaskGenerator(sam, points_per_batch=batch)
+    generator = SamAutomaticMaskGenerator(sam, points_of(quick), points_per_batch=batch)
     image = first_picture(work)
     with torch.inference_mode():
         sam.image_encoder(torch.zeros(1, 3, side_of(quick), side_of(quick)))  # as ours: what is made once is not timed
@@ -121,12 +127,13 @@ def everything_ours(work: Path, quick: bool, name: str, **settings: Any) -> dict
     from terralabel.recipes.settings import LabelSettings
 
     torch.set_num_threads(THREADS)
-    generator = make_generator(LabelSettings(masks=str(weights(work)), device="cpu", **settings))
+    settings |= {"masks": str(weights(work)), "device": "cpu", "threads": THREADS, "points_per_side": points_of(quick)}
+    generator = make_generator(LabelSettings(**settings))
     drawn = answers(quick)
     image = first_picture(work)
     tile = Tile.from_array(image, key="bench")
     with fed(drawn):
-        warm = make_generator(LabelSettings(masks=str(weights(work)), device="cpu", points_per_side=2, **settings))
+        warm = make_generator(LabelSettings(**{**settings, "points_per_side": 2}))
         warm.generate(warm.encode(Tile.from_array(image[::8, ::8].copy(), key="warm")))  # compiles what is compiled
         generator.encode(tile)
         began = time.perf_counter()
@@ -135,14 +142,42 @@ def everything_ours(work: Path, quick: bool, name: str, **settings: Any) -> dict
         masks = generator.generate(encoded)
         seconds = time.perf_counter() - began
     found = _saved(work, name, [masks.array(i) for i in range(len(masks))])
-    return {"seconds": seconds, "encoder": middle - began, **found, "past": _past(drawn, generator, encoded)}
+    return {"seconds": seconds, "encoder": middle - began, **found, "past": _past(drawn, generator)}
 
 
-def _past(drawn: Answers, generator: Any, encoded: Any) -> dict[str, float]:
+def bf16_agreement(work: Path, quick: bool) -> dict[str, Any]:
+    """How near bf16 is to fp32 where nothing is fed: the random network's own masks, noise-like and so the hardest there are.
+
+    Of an 8 x 8 grid's masks in their small logits: IoU of what lies above 0, and difference of the predicted IoU.
+    """
+    from terralabel.core.tile import Tile
+    from terralabel.masks.everything import point_grid
+    from terralabel.nets.sam import loading
+    from terralabel.nets.sam.network import make_network
+
+    points = torch.from_numpy((point_grid(8) * side_of(quick)).astype(np.float32))[:, None]
+    labels = torch.ones(len(points), 1, dtype=torch.int64)
+    tile, found = Tile.from_array(first_picture(work), key="bench"), {}
+    began = time.perf_counter()
+    for precision in ("fp32", "bf16"):
+        net = make_network(loading.load(weights(work)), precision=precision)
+        pixels = torch.from_numpy(((tile.pixels / 255 - net.mean) / net.std).astype(np.float32)).permute(2, 0, 1)[None]
+        found[precision] = net.decode(net.encode(pixels)[0], points=points, labels=labels, multimask=True)
+    masks = {precision: (logits > 0).flatten(0, 1).flatten(1) for precision, (logits, _) in found.items()}
+    common = (masks["fp32"] & masks["bf16"]).sum(1)
+    iou = common / (masks["fp32"] | masks["bf16"]).sum(1).clamp(min=1)
+    iou = iou[masks["fp32"].any(1)]
+    apart = (found["fp32"][1] - found["bf16"][1]).abs().max()
+    figures = {"mean_iou": float(iou.mean()), "worst_iou": float(iou.min()), "predicted_iou_apart": float(apart)}
+    return {"seconds": time.perf_counter() - began, "masks": len(iou), **figures}
+
+
+def _past(drawn: Answers, generator: Any) -> dict[str, float]:
     """Share of the full grid's candidates past predicted IoU, and past stability too."""
     from terralabel.masks.everything import point_grid
 
-    xy = (point_grid(32) * drawn.side).astype(np.float32)
+    points = generator.points_per_side
+    xy = (point_grid(points) * drawn.side).astype(np.float32)
     iou = np.concatenate([drawn.of(xy[i : i + 32])[1].numpy() for i in range(0, len(xy), 32)])
     found = {"predicted_iou": float((iou > generator.pred_iou_thresh).mean())}
     stable = 0
@@ -171,11 +206,11 @@ def _saved(work: Path, name: str, masks: list[np.ndarray]) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------- post-processing
 
 
-def _batches(drawn: Answers, size: int = 64) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(drawn: Answers, points: int, size: int = 64) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """All answers of the grid, made beforehand: only what follows is timed."""
     from terralabel.masks.everything import point_grid
 
-    xy = (point_grid(32) * drawn.side).astype(np.float32)
+    xy = (point_grid(points) * drawn.side).astype(np.float32)
     return [drawn.of(xy[i : i + size]) for i in range(0, len(xy), size)]
 
 
@@ -184,13 +219,13 @@ def post_official(work: Path, quick: bool) -> dict[str, Any]:
     from segment_anything import SamAutomaticMaskGenerator
 
     sam = official(work, quick)
-    ready = _batches(answers(quick))
+    ready = _batches(answers(quick), points_of(quick))
     side = side_of(quick)
     embedding = torch.zeros(1, sam.prompt_encoder.embed_dim, *sam.prompt_encoder.image_embedding_size)
     sam.image_encoder.forward = lambda x: embedding
     queue = iter(ready)
     sam.mask_decoder.forward = lambda **given: next(queue)
-    generator = SamAutomaticMaskGenerator(sam)
+    generator = SamAutomaticMaskGenerator(sam, points_of(quick))
     began = time.perf_counter()
     with torch.inference_mode():
         records = generator.generate(np.zeros((side, side, 3), np.uint8))
@@ -205,8 +240,9 @@ def post_ours(work: Path, quick: bool) -> dict[str, Any]:
     from terralabel.recipes.settings import LabelSettings
 
     torch.set_num_threads(THREADS)
-    generator = make_generator(LabelSettings(masks=str(weights(work)), device="cpu"))
-    ready = _batches(answers(quick))
+    settings = LabelSettings(masks=str(weights(work)), device="cpu", threads=THREADS, points_per_side=points_of(quick))
+    generator = make_generator(settings)
+    ready = _batches(answers(quick), points_of(quick))
     tile = Tile.from_array(np.zeros((side_of(quick), side_of(quick), 3), np.uint8), key="bench")
     encoded = generator.encode(tile)
 
@@ -244,7 +280,7 @@ def alps(work: Path, quick: bool) -> dict[str, Any]:
 
     sam = official(work, quick)
     feed_official(sam, answers(quick))
-    generator = SamAutomaticMaskGenerator(sam)
+    generator = SamAutomaticMaskGenerator(sam, points_of(quick))
     out = work / "alps"
     shutil.rmtree(out, ignore_errors=True)
     clock: dict[str, float] = {}
@@ -313,7 +349,7 @@ def label(work: Path, quick: bool, **settings: Any) -> dict[str, Any]:
         began = time.perf_counter()
         run = terralabel.label(
             work / "scenes" / "images", work / "run", masks=str(weights(work)), clusters=str(CLUSTERS), workers=0,
-            threads=THREADS, device="cpu", **settings,
+            threads=THREADS, device="cpu", points_per_side=points_of(quick), **settings,
         )  # fmt: skip
         seconds = time.perf_counter() - began
     stages = run.folder.history()[-1]["stages"]
@@ -327,6 +363,7 @@ SIDES: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "bf16": lambda work, quick: everything_ours(work, quick, "bf16", precision="bf16"),
     "adaptive": lambda work, quick: everything_ours(work, quick, "adaptive", grid="adaptive"),
     "adaptive-bf16": lambda work, quick: everything_ours(work, quick, "adaptive-bf16", grid="adaptive", precision="bf16"),
+    "bf16-agreement": bf16_agreement,
     "post-official": post_official,
     "post-ours": post_ours,
     "alps": alps,
