@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from terralabel.errors import WeightsError
-from terralabel.nets.sam.families import FAMILIES, Checkpoint, identify, tiny
+from terralabel.nets.sam.families import FAMILIES, Checkpoint, identify, tiny, why_not
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -254,6 +255,26 @@ def test_rules_read_the_same_in_both_directions(family: str) -> None:
         groups = [examples[c] for c in official if c in examples]
         assert pattern(official).fullmatch(fill(official, groups))
         assert pattern(transformers).fullmatch(fill(transformers, groups)).groups() == tuple(groups)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spoiled_checkpoints_are_told_or_not_but_never_an_error(family: str) -> None:
+    """Lost keys, other numbers, other ranks: `identify` says what it is or None, and `why_not` names what is lost."""
+    checkpoint = tiny(family)
+    whole = {key: tuple(value.shape) for key, value in to_official(build(checkpoint).state_dict(), checkpoint).items()}
+    rng, told = random.Random(5), 0
+    for _ in range(150):
+        spoiled = dict(whole)
+        for key in rng.sample(sorted(spoiled), rng.choice((1, 3, 40))):
+            if rng.random() < 0.5:
+                del spoiled[key]
+            else:
+                spoiled[key] = rng.choice(((), (0,), (0, 0, 0, 0), (1,), (7, 5, 3), spoiled[key][::-1]))
+        found, why = identify(spoiled), why_not(spoiled)
+        told += found is not None
+        assert found is None or why is None
+        assert found is not None or why is None or "without" in why or "do not fit" in why
+    assert 10 < told < 150
 
 
 def test_a_key_that_no_rule_knows_is_named() -> None:

@@ -147,7 +147,7 @@ def _empty(checkpoint: Checkpoint, what: str = "these weights") -> Any:
         config = getattr(transformers, config_name)(**{part: dict(checkpoint.config[part]) for part in PARTS})
         with _BUILDING, quiet(transformers.logging), _weights_on_meta():
             return getattr(transformers, model_name)(config)
-    except (AttributeError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:  # each class refuses sizes that do not fit together with an error of its own
         raise WeightsError(f"{what}: no whole {checkpoint}: its shapes make no network ({printable(error)[:120]}).") from error
 
 
