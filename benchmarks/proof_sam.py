@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def _exports_open(name: str, run: Run) -> None:
     from terralabel.recipes.run import export_run, report_run
 
     out = run.path.with_name(f"{run.path.name}-export")
-    export_run(run, registry.names("export"), out)
+    placed = any(scene.georeference.crs for scene in run.scenes)  # GeoJSON knows nothing but places on earth
+    export_run(run, [form for form in registry.names("export") if placed or form != "geojson"], out)
     for path in sorted(out.rglob("*")):
         if path.suffix == ".gpkg":
             for layer, _ in pyogrio.list_layers(path):
@@ -158,6 +160,7 @@ def main(arguments: list[str] | None = None) -> list[Outcome]:
     parser.add_argument("--workers", type=int, default=-1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="proof-sam-") as scratch:
         for i, (name, images) in enumerate(image_sets(options.data)):
