@@ -99,7 +99,11 @@ def _open(address: str, have: int, tag: str | None) -> Any:
         request.add_header("Range", f"bytes={have}-")
     if have and tag:
         request.add_header("If-Range", tag)
-    return urllib.request.build_opener(_HTTP, _HTTPS).open(request, timeout=CONNECT_TIMEOUT)
+    try:
+        return urllib.request.build_opener(_HTTP, _HTTPS).open(request, timeout=CONNECT_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()  # its page is not wanted, and the connection would stay open with it
+        raise
 
 
 class _Patience:
