@@ -26,8 +26,10 @@ __all__ = ["Passing", "SamNetwork", "make_network"]
 PRECISIONS = ("bf16", "fp32")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
-#: Prompts at once on a CPU: a chunk's image side stays in the last cache; layer 0's tokens, which have none, go by groups.
-CPU_CHUNK, CPU_GROUP = 2, 16
+#: Prompts at once on a CPU: their image side stays in the cache, and in memory that the allocator keeps (8 MB a tensor at most).
+CPU_CHUNK = {"fp32": 1, "bf16": 2}
+#: Prompts that go through layer 0's tokens at once on a CPU, which have no image side.
+CPU_GROUP = 16
 #: Prompts at once on a GPU where the caller does not say.
 GPU_CHUNK = 64
 
@@ -72,7 +74,7 @@ class SamNetwork:
         self.batch_used = 0
         self._encode = make_encoder(self.model, precision=precision)
         on_cpu = torch.device(device).type == "cpu"
-        self._chunk: int = CPU_CHUNK if on_cpu else GPU_CHUNK
+        self._chunk: int = CPU_CHUNK[precision] if on_cpu else GPU_CHUNK
         self._group: int | None = CPU_GROUP if on_cpu else None
         self._most = sys.maxsize
         with torch.inference_mode():

@@ -94,8 +94,8 @@ class Upscaling:
         maps = torch.addcmul(shared.fine, changed.scale, shared.image)  # b, hw, 4 c
         maps.baddbmm_(changed.left.transpose(1, 2), changed.right)
         maps = maps.view(len(maps), -1, self.norm_weight.shape[0])  # b, 4 hw, c
-        maps = F.gelu(F.layer_norm(maps, self.norm_weight.shape, self.norm_weight, self.norm_bias, self.norm_eps))
-        maps = self.second(maps)
+        maps = F.layer_norm(maps, self.norm_weight.shape, self.norm_weight, self.norm_bias, self.norm_eps)
+        maps = self.second(torch.ops.aten.gelu_(maps))
         if shared.finest is not None:
             maps += shared.finest
         return torch.ops.aten.gelu_(maps).view(len(maps), -1, maps.shape[-1] // 4)
