@@ -82,7 +82,18 @@ def prove(name: str, images: list[Path], masks: Path, family: str, out: Path, wo
     began = time.perf_counter()
     sensor = "sar" if "sar" in name or "S1" in images[0].stem else "optical"
     settings = ["--masks", str(masks), "--clusters", "5", "--sensor", sensor, "--workers", str(workers), "--device", "cpu"]
-    settings += ["--pred-iou-thresh", "0", "--stability-score-thresh", "0", "--points-per-side", "12"]
+    settings += [
+        "--pred-iou-thresh",
+        "0",
+        "--stability-score-thresh",
+        "0",
+        "--points-per-side",
+        "12",
+        "--tau",
+        "1",
+        "--min-size",
+        "1",
+    ]
     command = [str(Path(sys.executable).with_name("terralabel")), "label", *map(str, images), "--out", str(out), *settings]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 1 and not out.exists():
