@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA ?= ../shared/data
+ENCODER ?= ../shared/weights/mobilenet_v2_imagenet.npz
 
-.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-memory proof-seams proof-crash proof-qgis clean
+.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-nano proof-memory proof-seams proof-crash proof-qgis train-nano clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -57,6 +58,12 @@ proof-label: $(VENV)/all.stamp  ## mIoU on real sets against k-means baselines (
 
 proof-masks: $(VENV)/all.stamp  ## overlap and recall of the tree masks on real instances (DATA=folder)
 	$(BIN)/python benchmarks/proof_masks.py --data $(DATA) --json proof/masks.json --pictures proof/masks
+
+proof-nano: $(VENV)/all.stamp  ## masks nano beside tree: prompts, everything, calibration, speed (DATA=folder)
+	$(BIN)/python benchmarks/proof_nano.py --data $(DATA) --json proof/nano.json
+
+train-nano: $(VENV)/all.stamp  ## train the network of masks nano from its ImageNet encoder (DATA=folder, ENCODER=npz); hours
+	$(BIN)/python -m terralabel.train.segmenter --data $(DATA) --encoder $(ENCODER) --out build/nano
 
 proof-seams: $(VENV)/all.stamp  ## tiled against untiled on real images, five tile sizes (DATA=folder)
 	$(BIN)/python benchmarks/proof_seams.py --data $(DATA) --json proof/seams.json

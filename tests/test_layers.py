@@ -28,6 +28,7 @@ LAYERS = {
     "runs": 2,
     "testing": 3,
     "recipes": 3,
+    "train": 3,
     "cli": 4,
 }
 MODULES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")

@@ -1,0 +1,211 @@
+"""`masks nano`: our own small network, shipped with the package, behind the same contracts as SAM. It is not SAM.
+
+    encode   -> the tile, and the tile four times (and sixteen times) smaller, each through the network's encoder once
+    predict  -> every prompt becomes a box: given, of the rough mask, or guessed at the point; then a mask in the box's window
+    generate -> guesses at every cell of the maps, the distinct ones decoded, the good and distinct masks kept
+
+An object is looked at in the smallest picture that shows it well, so objects of 16 pixels and of 1600 are one task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from terralabel.contracts import Encoded, Prediction
+from terralabel.core.masks import Masks
+from terralabel.core.tile import Tile
+from terralabel.errors import ContractError, SettingsError
+from terralabel.masks.gates import distinct_boxes, drop_duplicates
+from terralabel.masks.nano_guesses import guess_at, guess_everywhere, three_of, with_points
+from terralabel.masks.nano_views import Asked, Views, as_input, decode, shrunk
+from terralabel.masks.pasting import paste, stability
+
+if TYPE_CHECKING:
+    from terralabel.nets.nano.network import NanoNet
+
+__all__ = ["Nano"]
+
+#: Sides of the decoder's grids: of prompts, and of everything.
+_GRID, _COARSE_GRID = 48, 32
+#: A guessed box is drawn fainter than a given one, as in training.
+_SURE_OF_GUESS = 0.5
+
+
+@dataclass(frozen=True)
+class Nano:
+    """A `Promptable` and a `MaskGenerator`.
+
+    guess_thresh     boxes whose expected IoU is lower are not looked at in `generate`
+    guess_nms_thresh of two guessed boxes whose IoU is higher only the better one is looked at
+    pred_iou_thresh  masks whose predicted IoU is lower are not proposed
+    nms_thresh       of two masks whose IoU is higher only the better one is proposed
+    max_guesses      at most so many guessed boxes of a tile are looked at; of a large tile, `guesses_per_area` for every
+                     65,536 pixels, if that is more
+    min_size         masks smaller than this many pixels are not proposed
+    stability_score_offset  shift of the cut-off in the stability score
+    weights          another network's file, of the same architecture; None for the shipped one
+    """
+
+    guess_thresh: float = 0.1
+    guess_nms_thresh: float = 0.55
+    pred_iou_thresh: float = 0.2
+    nms_thresh: float = 0.75
+    max_guesses: int = 300
+    guesses_per_area: int = 64
+    min_size: int = 16
+    stability_score_offset: float = 1.0
+    weights: str | None = None
+
+    name = "nano"
+    makes_features = True
+
+    def __post_init__(self) -> None:
+        for setting in ("guess_thresh", "guess_nms_thresh", "pred_iou_thresh", "nms_thresh"):
+            if not 0 <= getattr(self, setting) <= 1:
+                raise SettingsError(f"nano: {setting} is {getattr(self, setting)}; give a number from 0 to 1.")
+        for setting in ("max_guesses", "guesses_per_area", "min_size"):
+            if getattr(self, setting) < 1:
+                raise SettingsError(f"nano: {setting} is {getattr(self, setting)}; give 1 or more.")
+
+    @property
+    def version(self) -> str:
+        """Changes with the code, the weights and the settings."""
+        settings = [getattr(self, field.name) for field in fields(self) if field.name != "weights"]
+        numbers = "-".join(f"{value:g}" for value in settings)
+        return f"1-{_loaded(self.weights)[1][:12]}-{numbers}"
+
+    def encode(self, tile: Tile) -> Encoded:
+        """The tile's maps at every size; nothing for a tile without a valid pixel."""
+        if not tile.valid.any():
+            return Encoded(tile, None)
+        import torch
+
+        from terralabel.nets.nano.network import STRIDE, describe
+
+        net, _ = _loaded(self.weights)
+        seen, sizes = [], []
+        with torch.inference_mode():
+            for picture, valid in shrunk(tile):
+                seen.append(net.encode(as_input(picture, valid)))
+                sizes.append(valid.shape)
+            features = describe(seen[0])[0].permute(1, 2, 0).contiguous().numpy()
+        covers = tile.size[0] / STRIDE, tile.size[1] / STRIDE
+        return Encoded(tile, Views(tuple(seen), tuple(sizes)), features, covers)
+
+    def predict(
+        self,
+        encoded: Encoded,
+        *,
+        points: np.ndarray | None = None,
+        point_labels: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+        masks: Masks | None = None,
+        multimask: bool = True,
+    ) -> Prediction:
+        """Masks for `b` prompts, as in `contracts.Promptable`: three for points alone with `multimask`, otherwise one."""
+        count = _checked(points, point_labels, boxes, masks)
+        state, size = _state(encoded), encoded.tile.size
+        only_points = boxes is None and masks is None
+        alternatives = 3 if only_points and multimask else 1
+        if state is None:
+            empty = [np.array([size[0] * size[1]], dtype=np.uint32)] * (count * alternatives)
+            nothing = np.zeros(len(empty), dtype=np.float32)
+            return Prediction(Masks.from_codes(empty, size, predicted_iou=nothing, stability_score=nothing), alternatives)
+        net, _ = _loaded(self.weights)
+        asked = self._asked(net, state, size, points, point_labels, boxes, masks)
+        logits, windows, expected = decode(net, state, asked, _GRID)
+        if only_points and not multimask:
+            best = expected.reshape(count, 3).argmax(1) + 3 * np.arange(count)
+            logits, windows, expected = logits[best], windows[best], expected[best]
+        found = Masks.from_codes(
+            paste(logits, windows, encoded.tile.valid),
+            size,
+            predicted_iou=expected,
+            stability_score=stability(logits, self.stability_score_offset),
+        )
+        if alternatives == 3:  # small to large
+            order = np.lexsort((found.area, np.repeat(np.arange(count), 3)))
+            found = found.select(order)
+        return Prediction(found, alternatives)
+
+    def _asked(
+        self, net: NanoNet, state: Views, size: tuple[int, int], points: Any, labels: Any, boxes: Any, masks: Any
+    ) -> Asked:
+        """What the prompts come down to; three rows a prompt where only points are given."""
+        count = len(next(v for v in (points, boxes, masks) if v is not None))
+        marks = np.zeros((count, 1, 2), np.float32) if points is None else np.asarray(points, np.float32)
+        kinds = np.full((count, 1), -1) if points is None else np.asarray(labels)
+        rough = np.full(count, -1) if masks is None else np.arange(count)
+        if boxes is not None:
+            given = np.asarray(boxes, np.float32)
+            given = np.concatenate([np.minimum(given[:, :2], given[:, 2:]), np.maximum(given[:, :2], given[:, 2:])], 1)
+            return Asked(given, np.ones(count, np.float32), marks, kinds, rough, masks)
+        if masks is not None:
+            corner = masks.bbox.astype(np.float32)
+            around = with_points(np.concatenate([corner[:, :2], corner[:, :2] + corner[:, 2:]], 1), marks, kinds)
+            return Asked(around, np.zeros(count, np.float32), marks, kinds, rough, masks)
+        anchors = marks[np.arange(count), np.argmax(kinds == 1, axis=1)]
+        guessed = three_of(*guess_at(net, state, anchors))
+        every = np.repeat(np.arange(count), 3)
+        wide = with_points(guessed.reshape(-1, 4), marks[every], kinds[every])
+        return Asked(wide, np.full(len(every), _SURE_OF_GUESS, np.float32), marks[every], kinds[every], rough[every], None)
+
+    def generate(self, encoded: Encoded) -> Masks:
+        """Every good mask, best predicted IoU first."""
+        state, size = _state(encoded), encoded.tile.size
+        if state is None:
+            return Masks.empty(size)
+        net, _ = _loaded(self.weights)
+        boxes, points = self._distinct_guesses(*guess_everywhere(net, state, encoded.tile, self.guess_thresh), size)
+        ones = np.ones((len(boxes), 1), np.int64)
+        sure = np.full(len(boxes), _SURE_OF_GUESS, np.float32)
+        asked = Asked(boxes, sure, points[:, None], ones, -ones[:, 0], None)
+        logits, windows, expected = decode(net, state, asked, _COARSE_GRID)
+        good = np.flatnonzero(expected >= self.pred_iou_thresh)
+        found = Masks.from_codes(
+            paste(logits[good], windows[good], encoded.tile.valid),
+            size,
+            predicted_iou=expected[good],
+            stability_score=stability(logits[good], self.stability_score_offset),
+            point_coords=points[good],
+        )
+        large = found.select(found.area >= self.min_size)
+        return drop_duplicates(large, box_iou=None, mask_iou=self.nms_thresh).masks
+
+    def _distinct_guesses(
+        self, boxes: np.ndarray, fits: np.ndarray, points: np.ndarray, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The boxes (n, 4) worth decoding, best first, and the points (n, 2) that they were guessed at."""
+        most = max(self.max_guesses, self.guesses_per_area * size[0] * size[1] // 65536)
+        order = np.argsort(-fits, kind="stable")[: 8 * most]
+        whole = np.clip(boxes[order], 0, [size[1], size[0]] * 2)
+        xywh = np.concatenate([whole[:, :2], whole[:, 2:] - whole[:, :2]], 1)
+        chosen = order[np.flatnonzero(distinct_boxes(xywh, self.guess_nms_thresh))[:most]]
+        return boxes[chosen], points[chosen]
+
+
+@lru_cache(maxsize=2)
+def _loaded(weights: str | None) -> tuple[NanoNet, str]:
+    from terralabel.nets.nano.shipped import SHIPPED, load_network
+
+    return load_network(SHIPPED if weights is None else Path(weights))
+
+
+def _state(encoded: Encoded) -> Views | None:
+    if encoded.state is not None and not isinstance(encoded.state, Views):
+        raise ContractError(f"nano: expected an Encoded made by nano.encode, got the state {type(encoded.state).__name__}.")
+    return encoded.state
+
+
+def _checked(points: Any, labels: Any, boxes: Any, masks: Any) -> int:
+    given = [len(v) for v in (points, boxes, masks) if v is not None]
+    if not given or len(set(given)) != 1:
+        raise ContractError(f"nano.predict: give points, boxes or masks, as many of each; got {given or 'none'}.")
+    if points is not None and (labels is None or labels.shape != points.shape[:2]):
+        raise ContractError("nano.predict: point_labels must be (b, p) for points (b, p, 2).")
+    return given[0]

@@ -1,0 +1,120 @@
+"""Training of the small network: what it reads, what it draws, and that a stopped run goes on as if it had not been."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from terralabel.imagery.collage import paint_collage  # noqa: E402
+from terralabel.nets.mobilenet import MobileNetV2  # noqa: E402
+from terralabel.train.losses import box_iou, true_grid  # noqa: E402
+from terralabel.train.pictures import held_out, labelled  # noqa: E402
+from terralabel.train.prompts import BOX, Batch, draw  # noqa: E402
+from terralabel.train.segmenter import Plan, Training, read_sources, train  # noqa: E402
+
+PLAN = Plan(steps=3, side=64, prompts=3, collages=3, thaw=0.3, thaw_from=16)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like that of the real sets, painted."""
+    root = tmp_path_factory.mktemp("sets")
+    for folder in ("oam-buildings", "oam-buildings-multi/area1", "fields", "boxes-aerial", "coarse-s2"):
+        for part in ("images", "masks"):
+            (root / folder / part).mkdir(parents=True)
+        for k in range(6):
+            pixels, ids = paint_collage(np.random.default_rng([k, len(folder)]), 160)
+            cv2.imwrite(str(root / folder / "images" / f"tile{k}.png"), pixels[..., ::-1])
+            cv2.imwrite(str(root / folder / "masks" / f"tile{k}.png"), ids[0].astype(np.uint16))
+    return root
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the encoder's format."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "encoder.npz"
+    np.savez(path, **{key: value.numpy() for key, value in MobileNetV2().state_dict().items()})
+    return path
+
+
+def test_a_third_is_held_out_and_never_read(data: Path) -> None:
+    names = [f"OAM-{k}" for k in range(3000)]
+    assert 0.3 < np.mean([held_out(name) for name in names]) < 0.37
+    kept = [k for k in range(6) if not held_out(f"tile{k}")]
+    assert 0 < len(kept) < 6
+    assert len(list(labelled(data / "oam-buildings"))) == len(kept)
+
+
+def batch_of(data: Path, cache: Path, seed: int = 0) -> Batch:
+    sources = read_sources(data, cache, PLAN)
+    pictures = [(sources[name][0], 0.5, 1.5) for name in ("buildings", "collages", "unlabelled")]
+    return draw(pictures, 64, 8, np.random.default_rng(seed))
+
+
+def test_prompts_belong_to_their_instances(data: Path, tmp_path: Path) -> None:
+    batch = batch_of(data, tmp_path)
+    for b in range(3):
+        for n in range(8):
+            mask = batch.ids[b, batch.layer[b, n]] == batch.number[b, n]
+            rows, columns = np.nonzero(mask)
+            np.testing.assert_array_equal(batch.box[b, n], [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert batch.area[b, n] == mask.sum()
+            for (x, y), label in zip(batch.points[b, n], batch.labels[b, n], strict=True):
+                if label == 1:
+                    assert mask[int(y), int(x)]
+            assert (batch.labels[b, n, 0] == 1) == (batch.kind[b, n] not in (BOX, 3))
+
+
+def test_truth_in_a_window_is_the_instance() -> None:
+    ids = torch.zeros(1, 2, 64, 64, dtype=torch.int32)
+    ids[0, 1, 16:48, 8:40] = 7
+    window = torch.tensor([[[0.0, 0.0, 32.0, 64.0]]])
+    number, layer = torch.tensor([[7]]), torch.tensor([[1]])
+    grid, missing = true_grid(ids, window, layer, number, torch.tensor([[32.0 * 32]]), 16)
+    expected = torch.zeros(16, 16)
+    expected[4:12, 4:] = 1
+    assert torch.equal(grid[0], expected)
+    assert missing.tolist() == [32.0]  # a quarter of 128 cells of 2 x 4 pixels lies to the right
+
+
+def test_box_iou() -> None:
+    iou, generalised = box_iou(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([[0.0, 0.0, 2.0, 2.0], [4.0, 0.0, 6.0, 2.0]]))
+    torch.testing.assert_close(iou, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(generalised, torch.tensor([1.0, -1 / 3]))
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, encoder: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    straight = train(data, encoder, whole, PLAN, save_every=1)
+    interrupted = Training(PLAN, encoder)
+    parts.mkdir()
+    sources = read_sources(data, parts, PLAN)
+    interrupted.advance(sources)
+    torch.save(interrupted.state(), parts / "checkpoint.pt")
+    resumed = train(data, encoder, parts, PLAN, save_every=1)
+    assert straight.read_bytes() == resumed.read_bytes()
+    assert (whole / "log.jsonl").read_text().count("\n") == 1
+
+
+def test_the_encoder_learns_late_and_the_heads_at_once(data: Path, encoder: Path, tmp_path: Path) -> None:
+    training = Training(replace(PLAN, thaw=0.5), encoder)
+    before = {key: value.clone() for key, value in training.net.state_dict().items()}
+    sources = read_sources(data, tmp_path, PLAN)
+    moved = []
+    for _ in range(3):
+        training.advance(sources)
+        now = training.net.state_dict()
+        moved.append(
+            [
+                bool((now[key] != before[key]).any())
+                for key in ("shallow.weight", "encoder.17.conv.2.weight", "encoder.4.conv.2.weight")
+            ]
+        )
+    assert moved == [[True, False, False], [True, False, False], [True, True, False]]
