@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from proof_nano import bright_parts, calibration, components  # noqa: E402
+from proof_nano import bright_parts, calibration, components
 
 
 def test_calibration_is_the_gap_between_promise_and_truth() -> None:

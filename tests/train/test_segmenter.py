@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def sources(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """All pictures to learn from."""
+    return read_sources(data, tmp_path_factory.mktemp("cache"), PLAN)
+
+
 def test_a_third_is_held_out_and_never_read(data: Path) -> None:
     names = [f"OAM-{k}" for k in range(3000)]
     assert 0.3 < np.mean([held_out(name) for name in names]) < 0.37
@@ -52,14 +59,13 @@ def test_a_third_is_held_out_and_never_read(data: Path) -> None:
     assert len(list(labelled(data / "oam-buildings"))) == len(kept)
 
 
-def batch_of(data: Path, cache: Path, seed: int = 0) -> Batch:
-    sources = read_sources(data, cache, PLAN)
+def batch_of(sources: dict, seed: int = 0) -> Batch:
     pictures = [(sources[name][0], 0.5, 1.5) for name in ("buildings", "collages", "unlabelled")]
     return draw(pictures, 64, 8, np.random.default_rng(seed))
 
 
-def test_prompts_belong_to_their_instances(data: Path, tmp_path: Path) -> None:
-    batch = batch_of(data, tmp_path)
+def test_prompts_belong_to_their_instances(sources: dict) -> None:
+    batch = batch_of(sources)
     for b in range(3):
         for n in range(8):
             mask = batch.ids[b, batch.layer[b, n]] == batch.number[b, n]
@@ -95,6 +101,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, encoder: Path, 
     straight = train(data, encoder, whole, PLAN, save_every=1)
     interrupted = Training(PLAN, encoder)
     parts.mkdir()
+    for name in ("pictures.npz", "collages.npz"):
+        shutil.copy(whole / name, parts / name)
     sources = read_sources(data, parts, PLAN)
     interrupted.advance(sources)
     torch.save(interrupted.state(), parts / "checkpoint.pt")
@@ -103,10 +111,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, encoder: Path, 
     assert (whole / "log.jsonl").read_text().count("\n") == 1
 
 
-def test_the_encoder_learns_late_and_the_heads_at_once(data: Path, encoder: Path, tmp_path: Path) -> None:
+def test_the_encoder_learns_late_and_the_heads_at_once(sources: dict, encoder: Path) -> None:
     training = Training(replace(PLAN, thaw=0.5), encoder)
     before = {key: value.clone() for key, value in training.net.state_dict().items()}
-    sources = read_sources(data, tmp_path, PLAN)
     moved = []
     for _ in range(3):
         training.advance(sources)

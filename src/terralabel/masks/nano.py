@@ -9,7 +9,7 @@ An object is looked at in the smallest picture that shows it well, so objects of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,20 +118,24 @@ class Nano:
             return Prediction(Masks.from_codes(empty, size, predicted_iou=nothing, stability_score=nothing), alternatives)
         net, _ = _loaded(self.weights)
         asked = self._asked(net, state, size, points, point_labels, boxes, masks)
-        logits, windows, expected = decode(net, state, asked, _GRID)
-        if only_points and not multimask:
-            best = expected.reshape(count, 3).argmax(1) + 3 * np.arange(count)
-            logits, windows, expected = logits[best], windows[best], expected[best]
-        found = Masks.from_codes(
-            paste(logits, windows, encoded.tile.valid),
-            size,
+        found = self._masks(net, state, asked, encoded.tile, _GRID)
+        if only_points:  # the box of the mask is better than the guess: look again
+            found = self._masks(net, state, replace(asked, boxes=_tight(found, asked.boxes)), encoded.tile, _GRID)
+            prompt = np.repeat(np.arange(count), 3)
+            small_to_large = np.lexsort((found.area, prompt))
+            best = found.predicted_iou.reshape(count, 3).argmax(1) + 3 * np.arange(count)
+            found = found.select(small_to_large if multimask else best)
+        return Prediction(found, alternatives)
+
+    def _masks(self, net: NanoNet, state: Views, asked: Asked, tile: Tile, grid: int) -> Masks:
+        """One decoded mask for each row of `asked`."""
+        logits, windows, expected = decode(net, state, asked, grid)
+        return Masks.from_codes(
+            paste(logits, windows, tile.valid),
+            tile.size,
             predicted_iou=expected,
             stability_score=stability(logits, self.stability_score_offset),
         )
-        if alternatives == 3:  # small to large
-            order = np.lexsort((found.area, np.repeat(np.arange(count), 3)))
-            found = found.select(order)
-        return Prediction(found, alternatives)
 
     def _asked(
         self, net: NanoNet, state: Views, size: tuple[int, int], points: Any, labels: Any, boxes: Any, masks: Any
@@ -146,8 +150,7 @@ class Nano:
             given = np.concatenate([np.minimum(given[:, :2], given[:, 2:]), np.maximum(given[:, :2], given[:, 2:])], 1)
             return Asked(given, np.ones(count, np.float32), marks, kinds, rough, masks)
         if masks is not None:
-            corner = masks.bbox.astype(np.float32)
-            around = with_points(np.concatenate([corner[:, :2], corner[:, :2] + corner[:, 2:]], 1), marks, kinds)
+            around = with_points(_tight(masks, np.zeros((count, 4), np.float32)), marks, kinds)
             return Asked(around, np.zeros(count, np.float32), marks, kinds, rough, masks)
         anchors = marks[np.arange(count), np.argmax(kinds == 1, axis=1)]
         guessed = three_of(*guess_at(net, state, anchors))
@@ -165,17 +168,9 @@ class Nano:
         ones = np.ones((len(boxes), 1), np.int64)
         sure = np.full(len(boxes), _SURE_OF_GUESS, np.float32)
         asked = Asked(boxes, sure, points[:, None], ones, -ones[:, 0], None)
-        logits, windows, expected = decode(net, state, asked, _COARSE_GRID)
-        good = np.flatnonzero(expected >= self.pred_iou_thresh)
-        found = Masks.from_codes(
-            paste(logits[good], windows[good], encoded.tile.valid),
-            size,
-            predicted_iou=expected[good],
-            stability_score=stability(logits[good], self.stability_score_offset),
-            point_coords=points[good],
-        )
-        large = found.select(found.area >= self.min_size)
-        return drop_duplicates(large, box_iou=None, mask_iou=self.nms_thresh).masks
+        found = replace(self._masks(net, state, asked, encoded.tile, _COARSE_GRID), point_coords=points)
+        good = found.select((found.predicted_iou >= self.pred_iou_thresh) & (found.area >= self.min_size))
+        return drop_duplicates(good, box_iou=None, mask_iou=self.nms_thresh).masks
 
     def _distinct_guesses(
         self, boxes: np.ndarray, fits: np.ndarray, points: np.ndarray, size: tuple[int, int]
@@ -194,6 +189,12 @@ def _loaded(weights: str | None) -> tuple[NanoNet, str]:
     from terralabel.nets.nano.shipped import SHIPPED, load_network
 
     return load_network(SHIPPED if weights is None else Path(weights))
+
+
+def _tight(masks: Masks, otherwise: np.ndarray) -> np.ndarray:
+    """The boxes (n, 4) float32 xyxy of masks; `otherwise` for empty ones."""
+    box = masks.bbox.astype(np.float32)
+    return np.where(masks.area[:, None] > 0, np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1), otherwise)
 
 
 def _state(encoded: Encoded) -> Views | None:
