@@ -329,7 +329,9 @@ def test_vit_b_equals_the_official_package(precision: str) -> None:
 @pytest.mark.parametrize("name", ["Sam2", "EdgeTam"])
 def test_full_size_equals_transformers(name: str) -> None:
     """Hiera-tiny and RepViT-M1 at 1024 px."""
-    model = draw(getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")()))
+    arguments = {key: value for key, value in REPVIT["model_args"].items() if key not in ("embed_dim", "depth")}
+    published = {"EdgeTam": {"vision_config": {"backbone_config": REPVIT | {"model_args": arguments}}}, "Sam2": {}}[name]
+    model = draw(getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**published)))
     pixels = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(1))
     (embedding,), (expected,) = make_encoder(model)(pixels), reference(model, pixels)
     assert difference(flat(embedding), expected) < EXACT

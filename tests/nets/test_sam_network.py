@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -195,6 +197,16 @@ def test_bfloat16_is_near(networks: dict[str, SamNetwork], family: str) -> None:
     assert (near_iou - iou).abs().max() < 0.05
 
 
-def test_an_unknown_precision_is_refused(networks: dict[str, SamNetwork]) -> None:
+def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(SettingsError, match="fp16"):
-        SamNetwork(networks["sam"].model, "sam", precision="fp16")
+        SamNetwork(build(tiny("sam")), "sam", precision="fp16")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_keeps_no_second_copy_of_the_encoder(family: str) -> None:
+    model = build(tiny(family))
+    held, net = weakref.ref(model.vision_encoder), make_network(SimpleNamespace(model=model, checkpoint=tiny(family)))
+    del model
+    gc.collect()
+    assert held() is None
+    assert encoded(net).image.shape[1] * 4 == net.mask_size

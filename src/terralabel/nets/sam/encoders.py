@@ -38,7 +38,7 @@ def make_encoder(model: Any, *, precision: str = "fp32", compile: bool = False) 
     `model.vision_encoder` may be dropped. On CPU images of a batch go through one by one, so that an image's bytes
     do not depend on its company.
 
-    precision  "fp32", or "bf16": products in bfloat16; residuals, norms, scores and the results stay float32
+    precision  "fp32", or "bf16": products in bfloat16; residuals, norms and the results stay float32
     compile    through `torch.compile`, for CUDA devices: minutes at the first call, for one shape of input
 
     Raises `SettingsError` for other models, precisions and devices.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class SamNetwork:
     def __init__(self, model: Any, family: str, device: str = "cpu", precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
             raise SettingsError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r}.")
-        self.model = model.to(device).eval().requires_grad_(False)
+        model = model.to(device).eval().requires_grad_(False)
         self.family, self.device, self.precision = family, device, precision
         self.image_size = int(model.prompt_encoder.input_image_size)
         self.mask_size = 4 * int(model.prompt_encoder.image_embedding_size[0])
@@ -72,14 +73,16 @@ class SamNetwork:
         self.std = np.array(HALF if family == "sam3" else IMAGENET_STD, np.float32)
         self.alternatives = int(model.config.mask_decoder_config.num_multimask_outputs)
         self.batch_used = 0
-        self._encode = make_encoder(self.model, precision=precision)
+        # the model itself is let go: the encoder keeps copies of its weights, which need not lie in memory twice
+        self._prompts = SimpleNamespace(prompt_encoder=model.prompt_encoder, config=model.config)
+        self._encode = make_encoder(model, precision=precision)
         on_cpu = torch.device(device).type == "cpu"
         self._chunk: int = CPU_CHUNK[precision] if on_cpu else GPU_CHUNK
         self._group: int | None = CPU_GROUP if on_cpu else None
         self._most = sys.maxsize
         with torch.inference_mode():
             dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-            self.decoder = MaskDecoder(self.model, dtype)
+            self.decoder = MaskDecoder(model, dtype)
         self._last: tuple[Embedding, Prepared] | None = None
 
     def encode(self, pixels: Tensor) -> list[Embedding]:
@@ -108,7 +111,7 @@ class SamNetwork:
         """
         given = {"points": points, "labels": labels, "boxes": boxes, "mask_inputs": mask_inputs}
         on_device = {kind: prompt if prompt is None else prompt.to(self.device) for kind, prompt in given.items()}
-        prompts = embed(self.model, **on_device)
+        prompts = embed(self._prompts, **on_device)
         tokens = self.decoder.with_own_tokens(prompts.tokens)
         answers: list[tuple[Tensor, Tensor]] = []
         start = 0
@@ -154,7 +157,7 @@ class SamNetwork:
         chunk = self._chunk if self._group else group
         found = []
         for start in range(0, len(points), group):
-            tokens = self.decoder.with_own_tokens(point_tokens(self.model, points[start : start + group]))
+            tokens = self.decoder.with_own_tokens(point_tokens(self._prompts, points[start : start + group]))
             begun = self.decoder.begin(prepared, tokens)
             for row in range(0, len(tokens), chunk):
                 part = slice(row, row + chunk)

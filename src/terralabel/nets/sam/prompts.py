@@ -34,7 +34,7 @@ def embed(
     boxes: Tensor | None = None,
     mask_inputs: Tensor | None = None,
 ) -> Prompts:
-    """The prompts of one image through the network's own prompt encoder.
+    """The prompts of one image through the prompt encoder of `model` (its `prompt_encoder` and `config` are read).
 
     points (b, p, 2) with labels (b, p): 1 foreground, 0 background, -1 no point; boxes (b, 4) xyxy; both in pixels of the
     square input; mask_inputs (b, 1, m, m) logits.
