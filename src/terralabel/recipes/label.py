@@ -22,7 +22,7 @@ from terralabel.errors import RunError
 from terralabel.recipes import ingest
 from terralabel.recipes.backends import make_clusterer, make_extractor, make_generator
 from terralabel.recipes.layout import Backends, Layout
-from terralabel.recipes.learning import fit_extractor
+from terralabel.recipes.learning import fit_extractor, weight_of
 from terralabel.recipes.measuring import MeasureJob, measure_shard, probe_tile
 from terralabel.recipes.networks import settle, worker_count
 from terralabel.recipes.relabel import (
@@ -262,11 +262,7 @@ def _cluster(layout: Layout, clusterer: Clusterer, engine: Engine, progress: Pro
 
 
 def _training_features(layout: Layout) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """Features of the objects that clusters are fitted on, with their weights: all, or train only where there are splits.
-
-    An object weighs the square root of the pixels that show it: by count alone, the many small ones would take most
-    clusters; by area, the background would (docs/features.md has the figures).
-    """
+    """Features of the objects that clusters are fitted on, with their weights: all, or train only where there are splits."""
     splits = {scene.split for group in layout.groups for scene in group.scenes}
     train_only = "train" in splits and not layout.settings.transductive
     for group in layout.groups:
@@ -278,7 +274,7 @@ def _training_features(layout: Layout) -> Iterable[tuple[np.ndarray, np.ndarray]
             keep = wanted[np.asarray(rows["scene"])]
             features = np.asarray(batch["feature"])
             if features.shape[1] and keep.any():
-                yield features[keep], np.sqrt(np.asarray(rows["seen"])[keep]).astype(np.float32)
+                yield features[keep], weight_of(np.asarray(rows["seen"])[keep], layout.settings.clusters)
 
 
 # ------------------------------------------------------------------------------------------------------------ manifest

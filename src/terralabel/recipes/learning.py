@@ -21,12 +21,14 @@ from terralabel.recipes.settings import LabelSettings
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.progress import Progress
 
-__all__ = ["fit_extractor", "sample_tiles"]
+__all__ = ["fit_extractor", "sample_tiles", "weight_of"]
 
 #: Pixels that the extractor is shown at most, about; at least one window.
 _SAMPLE_PIXELS = 12_000_000
 #: Side of the windows it is shown: not the run's tile size, on which nothing it learns may depend.
 _SIDE = 512
+#: Fewer clusters than this are fitted to pixels rather than to objects.
+_FEW = 16
 
 
 def fit_extractor(
@@ -82,3 +84,13 @@ def _tiles(
                     progress.advance()
         except InputError:
             continue
+
+
+def weight_of(seen: np.ndarray, clusters: str) -> np.ndarray:
+    """Weights (n,) float32 of objects in clustering, from the pixels that show each, (n,) int.
+
+    A few clusters have to say what covers the ground, so there a pixel counts. Sixteen and more, and `auto`, have room for what
+    is small: the square root lets the many small objects count beside the background (docs/features.md has the figures).
+    """
+    power = 1.0 if clusters != "auto" and int(clusters) < _FEW else 0.5
+    return (np.asarray(seen, np.float64) ** power).astype(np.float32)
