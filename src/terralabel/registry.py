@@ -37,7 +37,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "timm": "terralabel.features.encoders:timm",
     },
     "clusters": {
-        "kmeans": "terralabel.clusters.kmeans:OnlineKMeans",
+        "kmeans": "terralabel.clusters.ward:MergedKMeans",
         "dpmm": "terralabel.clusters.dpmm:SplitMerge",
     },
     "export": {

@@ -13,7 +13,7 @@ from terralabel.core import rle
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError
-from terralabel.features.maps import pixel_maps, surroundings
+from terralabel.features.maps import PixelMaps, pixel_maps, surroundings
 from terralabel.features.regions import Regions
 
 __all__ = ["GROUPS", "Appearance", "measure"]
@@ -59,26 +59,31 @@ _SQUARE = 32
 def measure(tile: Tile, masks: Masks) -> dict[str, np.ndarray]:
     """The measurements of each mask by group, each (n, columns) float64, not yet scaled; docs/features.md lists them."""
     maps = pixel_maps(tile.pixels, tile.valid, tile.sensor)
-    regions = Regions(masks)
+    whole = Regions(masks)
+    seen = whole.visible()
+    shape = {"shape": whole.shape()}
+    found = _inside(maps, seen) | shape
+    for name, told in (_inside(maps, whole) | shape).items():
+        group = GROUPS[name]
+        found[name] = (1 - group.shared) * found[name] + group.shared * whole.shared(told, group.heard)
+    for name in GROUPS:
+        kind, _, distance = name.partition(" around ")
+        if distance:
+            found[name] = seen.means(surroundings(getattr(maps, kind), float(distance)))
+    return found
+
+
+def _inside(maps: PixelMaps, regions: Regions) -> dict[str, np.ndarray]:
+    """The groups that are measured at the regions' own pixels, but for their shape."""
     colour = maps.tone + maps.chroma
     mean = regions.means(colour)
-    found = {
+    return {
         "tone": mean[:, :1],
         "chroma": mean[:, 1:],
         "ratio": regions.means(maps.ratio),
         "deviation": np.log1p(regions.deviations(colour, mean)),
         "texture": regions.means(maps.texture),
-        "shape": regions.shape(),
-        "tone around 8": regions.means(surroundings(maps.tone, 8)),
-        "chroma around 8": regions.means(surroundings(maps.chroma, 8)),
-        "texture around 8": regions.means(surroundings(maps.texture, 8)),
-        "tone around 16": regions.means(surroundings(maps.tone, 16)),
-        "chroma around 16": regions.means(surroundings(maps.chroma, 16)),
     }
-    for name, group in GROUPS.items():
-        if group.shared:
-            found[name] = (1 - group.shared) * found[name] + group.shared * regions.shared(found[name], group.heard)
-    return found
 
 
 def _columns(found: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,7 +110,7 @@ class Appearance:
     scales: np.ndarray | None = None
 
     name = "appearance"
-    version = "3"
+    version = "4"
     needs_encoded = False
     scaling = "none"
 

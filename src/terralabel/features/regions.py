@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -18,9 +19,31 @@ class Regions:
     def __init__(self, masks: Masks) -> None:
         self.masks = masks
         self.size = masks.size
-        self.owner, self.first, self.stop = rle.intervals(masks.runs, masks.offsets)
-        self._head = np.flatnonzero(np.diff(self.owner, prepend=-1))
-        self.area = np.maximum(masks.area, 1).astype(np.float64)
+        self._hold(*rle.intervals(masks.runs, masks.offsets))
+
+    def _hold(self, owner: np.ndarray, first: np.ndarray, stop: np.ndarray) -> None:
+        """Take these runs, sorted by the mask that owns them, for the regions'."""
+        self.owner, self.first, self.stop = owner, first, stop
+        self._head = np.flatnonzero(np.diff(owner, prepend=-1))
+        self.area = np.maximum(np.bincount(owner, stop - first, len(self.masks)), 1)
+
+    def visible(self) -> Regions:
+        """What of each mask is seen once all are painted, smallest on top; a mask of which nothing is keeps its pixels."""
+        areas = self.masks.area
+        rank = np.empty(len(areas), dtype=np.int64)
+        rank[np.lexsort((np.arange(len(areas)), -areas))] = np.arange(len(areas))
+        top = np.full(self.size[0] * self.size[1], -1, dtype=np.int32)
+        order = np.argsort(rank[self.owner], kind="stable")
+        for owner, first, stop in zip(*(v[order].tolist() for v in (self.owner, self.first, self.stop)), strict=True):
+            top[first:stop] = owner
+        first = np.flatnonzero(np.diff(top, prepend=-2))
+        owner, stop = top[first].astype(np.int64), np.append(first, len(top))[1:]
+        gone = ~np.isin(np.arange(len(areas)), owner)[self.owner]
+        runs = np.stack([owner, first, stop])[:, owner >= 0], np.stack([self.owner, self.first, self.stop])[:, gone]
+        every = np.concatenate(runs, axis=1)
+        seen = copy(self)
+        seen._hold(*every[:, np.argsort(every[0], kind="stable")])
+        return seen
 
     def _per_mask(self, per_run: np.ndarray) -> np.ndarray:
         """Sum of a quantity of each run over the runs of each mask, (n,) float64; 0 for an empty mask."""

@@ -25,7 +25,7 @@ from terralabel.runs.parts import read_notes
 __all__ = ["Backends", "Layout", "recorded"]
 
 #: Code versions of the stages: raise one whenever the stage's output for the same input changes.
-_CODE = {"masks": 1, "features": 1, "links": 1, "objects": 2, "clusters": 3, "assigned": 1, "labels": 1}
+_CODE = {"masks": 1, "features": 1, "links": 1, "objects": 2, "clusters": 4, "assigned": 2, "labels": 1}
 
 
 @dataclass(frozen=True)
