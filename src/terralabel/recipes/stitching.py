@@ -146,7 +146,9 @@ class _Stitched:
     last: np.ndarray
 
 
-def _paint(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore | _NoMasks, found: _Stitched) -> Iterator[tuple[Window, np.ndarray]]:
+def _paint(
+    tiles: list[tuple[int, int, TilePlan]], masks: MaskStore | _NoMasks, found: _Stitched
+) -> Iterator[tuple[Window, np.ndarray]]:
     """(core, object number of each of its pixels, -1 for none): largest objects first, guests from next door included."""
     areas = object_areas(found.pieces, len(found.last))
     numbers = np.arange(len(areas), dtype=np.int32)
@@ -157,7 +159,9 @@ def _paint(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore | _NoMasks, 
         yield plan.core, paint_core(plan, around, numbers, areas, fill=-1, dtype=np.int32)
 
 
-def _stitched(tiles: list[tuple[int, int, TilePlan]], masks: MaskStore | _NoMasks, links: tuple[np.ndarray, np.ndarray]) -> _Stitched:
+def _stitched(
+    tiles: list[tuple[int, int, TilePlan]], masks: MaskStore | _NoMasks, links: tuple[np.ndarray, np.ndarray]
+) -> _Stitched:
     """The pieces of every tile of one scene, and the last tile of every object number."""
     counts = np.array([len(masks.shard(s)[i]) for s, i, _ in tiles], dtype=np.int64)
     objects = resolve(counts, *_global_pairs(counts, links))
