@@ -7,6 +7,9 @@ summary. It can be run again at any time: a part under its final name is done, a
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +30,7 @@ from terralabel.masks.gates import Passed, area_gate, minimum_size
 from terralabel.recipes.backends import make_extractor, make_generator
 from terralabel.recipes.mask_store import MaskStore, write_masks
 from terralabel.recipes.plan import Shard
+from terralabel.recipes.reading_ahead import read_ahead
 from terralabel.recipes.settings import LabelSettings
 from terralabel.runs.parts import write_part
 
@@ -70,16 +74,13 @@ def gate_reference(scene: Scene) -> int:
 def measure_shard(job: MeasureJob) -> dict[str, Any]:
     """Masks, gates, features: one read and one encoder pass per tile for all of them."""
     shard = _Shard(job)
-    clock = {"read": 0.0, "masks": 0.0, "features": 0.0}
     rows: list[_Row] = []
     masks: list[Masks] = []
     features: list[np.ndarray] = []
-    with shard:
-        for position, plan in enumerate(job.shard.tiles):
-            row, found, vectors = shard.tile(position, plan, clock)
-            rows.append(row)
-            masks.append(found)
-            features.append(vectors)
+    for row, found, vectors in shard.measured():
+        rows.append(row)
+        masks.append(found)
+        features.append(vectors)
     if shard.done is None or any(row.status == "failed" for row in rows):  # a tile without features has no masks either
         write_masks(job.masks, masks, [vars(row) for row in rows])
     if not job.features.exists():
@@ -92,90 +93,118 @@ def measure_shard(job: MeasureJob) -> dict[str, Any]:
         "pixels": pixels,
         "masks": sum(row.masks for row in rows),
         "batch": shard.batch,
-        "clock": clock,
+        "clock": shard.clock,
         "failed": [vars(row) for row in rows if row.status == "failed"],
     }
 
 
+class _Reader:
+    """Tiles of a job's scenes, with the last raster kept open; for one thread."""
+
+    def __init__(self, job: MeasureJob) -> None:
+        self.scenes = {scene.key: scene for scene in job.scenes}
+        self.follow_vrt = job.settings.follow_vrt
+        self.radiometry = _radiometry((job.run / "radiometry.json").read_text(encoding="utf-8"))
+        self.raster: Any = None
+        self.open_scene = ""
+        self.seconds = 0.0  # of the processor
+
+    def read(self, plan: TilePlan) -> Tile:
+        """The tile of a plan."""
+        began = time.thread_time()
+        try:
+            if self.open_scene != plan.scene:
+                self.close()
+                self.raster = self.radiometry.open(self.scenes[plan.scene].source, follow_vrt=self.follow_vrt)
+                self.open_scene = plan.scene
+            return read_tile(self.raster, plan, self.radiometry)
+        finally:
+            self.seconds += time.thread_time() - began
+
+    def close(self) -> None:
+        """Close the raster."""
+        if self.raster is not None:
+            self.raster.close()
+        self.raster, self.open_scene = None, ""
+
+
 class _Shard:
-    """The tiles of a job, one after the other, with the last raster kept open."""
+    """The tiles of a job, one after the other; the next one is read meanwhile."""
 
     def __init__(self, job: MeasureJob) -> None:
         self.job = job
         self.scenes = {scene.key: scene for scene in job.scenes}
-        self.skip = dict(job.skip)
         self.generator = make_generator(job.settings)
         self.extractor = _extractor(job.settings, job.extractor_state)
-        self.radiometry = _radiometry((job.run / "radiometry.json").read_text(encoding="utf-8"))
+        self.reader = _Reader(job)
         self.done = MaskStore([job.masks]).shard(0) if job.masks.exists() else None
         self.width = 0  # of the features, once known
-        self.raster: Any = None
-        self.open_scene = ""
+        self._clock = {"masks": 0.0, "features": 0.0}
 
     @property
     def batch(self) -> int:
         """Prompts that the network decoded at once when memory was shortest; 0 where nothing tells."""
         return int(getattr(getattr(self.generator, "promptable", None), "batch_used", 0))
 
-    def __enter__(self) -> _Shard:
-        return self
+    @property
+    def clock(self) -> dict[str, float]:
+        """Seconds of the processor: read, masks, features."""
+        return {"read": self.reader.seconds, **self._clock}
 
-    def __exit__(self, *_: object) -> None:
-        if self.raster is not None:
-            self.raster.close()
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.process_time() - self.reader.seconds
+        yield
+        self._clock[stage] += time.process_time() - self.reader.seconds - began
 
-    def tile(self, position: int, plan: TilePlan, clock: dict[str, float]) -> tuple[_Row, Masks, np.ndarray]:
-        """One tile; whatever goes wrong in it becomes its row, and never touches the others."""
-        nothing = Masks.empty((plan.window.height, plan.window.width)), np.zeros((0, 0), np.float32)
-        if plan.key in self.skip:
-            return _Row(plan.key, "failed", self.skip[plan.key]), *nothing
+    def measured(self) -> Iterator[tuple[_Row, Masks, np.ndarray]]:
+        """Row, masks and features of every tile; whatever goes wrong in one becomes its row, and never touches the others."""
+        skip = dict(self.job.skip)
+        wanted = [plan for plan in self.job.shard.tiles if plan.key not in skip]
+        with closing(read_ahead(self.reader.read, wanted, close=self.reader.close)) as reads:
+            for position, plan in enumerate(self.job.shard.tiles):
+                if plan.key in skip:
+                    yield _failed(plan, skip[plan.key])
+                else:
+                    yield self._tile(position, plan, next(reads))
+
+    def _tile(self, position: int, plan: TilePlan, read: Future[Tile]) -> tuple[_Row, Masks, np.ndarray]:
         try:
-            return self._measure(position, plan, clock)
+            return self._measure(position, plan, read.result())
         except InputError as error:
-            return _Row(plan.key, "failed", f"{error.status}: {error}"), *nothing
+            return _failed(plan, f"{error.status}: {error}")
         except (SpaceError, SettingsError, MissingExtraError, WeightsError):
             raise
         except SystemExit as error:
-            return _Row(plan.key, "failed", f"SystemExit: a backend tried to leave with {error.code!r}"), *nothing
+            return _failed(plan, f"SystemExit: a backend tried to leave with {error.code!r}")
         except MemoryError:
-            return _Row(plan.key, "failed", "out-of-memory: choose a smaller --tile-size or fewer --workers"), *nothing
+            return _failed(plan, "out-of-memory: choose a smaller --tile-size or fewer --workers")
         except Exception as error:
-            return _Row(plan.key, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"), *nothing
+            return _failed(plan, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
-    def _measure(self, position: int, plan: TilePlan, clock: dict[str, float]) -> tuple[_Row, Masks, np.ndarray]:
-        began = time.process_time()
-        tile = self._read(plan)
-        clock["read"] += time.process_time() - began
+    def _measure(self, position: int, plan: TilePlan, tile: Tile) -> tuple[_Row, Masks, np.ndarray]:
         if not tile.valid.any():
             return _Row(plan.key, "nodata"), Masks.empty(tile.size), np.zeros((0, 0), np.float32)
-        began = time.process_time()
-        encoded: Encoded | None = None
-        if self.done is None or self.extractor.needs_encoded:
-            encoded = self.generator.encode(tile)
-        if self.done is None:
-            assert encoded is not None
-            found = self.generator.generate(encoded)
-            _check_masks(found, tile.size, self.generator.name)
-            passed = _gated(found, tile, self.job.settings, self.scenes[plan.scene])
-        else:
-            passed = Passed(self.done[position])
-        clock["masks"] += time.process_time() - began
-        began = time.process_time()
-        vectors = self.extractor.extract(tile, passed.masks, encoded)
-        _check_features(vectors, len(passed.masks), self.width, self.extractor.name)
-        self.width = vectors.shape[1] if len(vectors) else self.width
-        clock["features"] += time.process_time() - began
+        with self._timed("masks"):
+            encoded = self.generator.encode(tile) if self.done is None or self.extractor.needs_encoded else None
+            passed = self._masks(tile, encoded, plan) if self.done is None else Passed(self.done[position])
+        with self._timed("features"):
+            vectors = self.extractor.extract(tile, passed.masks, encoded)
+            _check_features(vectors, len(passed.masks), self.width, self.extractor.name)
+            self.width = vectors.shape[1] if len(vectors) else self.width
         status = "ok" if len(passed.masks) else "empty"
         return _Row(plan.key, status, "", len(passed.masks), dict(passed.dropped)), passed.masks, vectors
 
-    def _read(self, plan: TilePlan) -> Tile:
-        if self.open_scene != plan.scene:
-            if self.raster is not None:
-                self.raster.close()
-            self.raster, self.open_scene = None, ""
-            self.raster = self.radiometry.open(self.scenes[plan.scene].source, follow_vrt=self.job.settings.follow_vrt)
-            self.open_scene = plan.scene
-        return read_tile(self.raster, plan, self.radiometry)
+    def _masks(self, tile: Tile, encoded: Encoded | None, plan: TilePlan) -> Passed:
+        assert encoded is not None
+        found = self.generator.generate(encoded)
+        _check_masks(found, tile.size, self.generator.name)
+        return _gated(found, tile, self.job.settings, self.scenes[plan.scene])
+
+
+def _failed(plan: TilePlan, reason: str) -> tuple[_Row, Masks, np.ndarray]:
+    nothing = Masks.empty((plan.window.height, plan.window.width)), np.zeros((0, 0), np.float32)
+    return _Row(plan.key, "failed", reason), *nothing
 
 
 @lru_cache(maxsize=2)
@@ -246,9 +275,7 @@ def _check_features(vectors: np.ndarray, count: int, width: int, name: str) -> N
 
 def probe_tile(job: MeasureJob) -> bool:
     """Do a job of one tile and write nothing; True when the tile gives something: whether it fails or kills is the answer."""
-    clock = {"read": 0.0, "masks": 0.0, "features": 0.0}
-    (plan,) = job.shard.tiles
-    with _Shard(job) as shard:
-        shard.done = None  # the tile alone is not the shard whose part may be there
-        row, _, _ = shard.tile(0, plan, clock)
+    shard = _Shard(job)
+    shard.done = None  # the tile alone is not the shard whose part may be there
+    ((row, _, _),) = shard.measured()
     return row.status != "failed"
