@@ -92,7 +92,7 @@ def tiles(proof: Proof, data: Path, limit: int | None) -> Iterator[tuple[Tile, M
     """(tile, true instances), by name; at most 40 instances of a tile, spread evenly over its list, where nothing is generated."""
     for folder in proof.folders:
         paths = [p for p in sorted((data / folder / "images").iterdir()) if not proof.only_held_out or held_out(p.stem)]
-        for path in paths[:limit]:
+        for path in paths if proof.only_held_out else paths[:limit]:
             stored = cv2.imread(str(data / folder / "masks" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
             truth = instance_masks(proof.instances(stored), min_size=proof.smallest)
             if not proof.everything and len(truth) > 40:
@@ -249,20 +249,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here, and the table beside it as .md")
     parser.add_argument("--weights", help="another network's file instead of the shipped one")
     parser.add_argument("--sets", nargs="*", default=[p.name for p in PROOFS], help="only these sets")
-    parser.add_argument("--limit", type=int, help="only the first so many images of each folder")
-    parser.add_argument("--no-tree", action="store_true", help="nano only")
+    parser.add_argument(
+        "--limit", type=int, help="only the first so many images of each folder of the sets for evaluation only"
+    )
+    parser.add_argument("--backends", nargs="*", default=["nano", "tree"], help="only these")
     parser.add_argument("--labels", action="store_true", help="also whole labellings (long)")
     options = parser.parse_args()
     nano = Nano(weights=options.weights)
-    backends: dict[str, Any] = {"nano": nano} if options.no_tree else {"nano": nano, "tree": TreeMasks()}
+    backends: dict[str, Any] = {name: {"nano": nano, "tree": TreeMasks()}[name] for name in options.backends}
     results: dict[str, dict[str, dict[str, float]]] = {}
     for proof in PROOFS:
         if proof.name in options.sets and all((options.data / folder).is_dir() for folder in proof.folders):
             results[proof.name] = {name: prove(b, proof, options.data, options.limit) for name, b in backends.items()}
             print(table({proof.name: results[proof.name]}).splitlines()[2:], flush=True)
-    quick = speed(nano)
+    quick = speed(nano) if "nano" in backends else {}
     labels = label_scores(options.data, options.weights) if options.labels else {}
-    text = table(results) + f"\n\nSpeed: {quick['everything MP/s']:.2f} MP/s everything, {quick['click ms']:.0f} ms a click."
+    text = table(results) + "".join(f"\n\n{name}: {value:.2f}" for name, value in quick.items())
     print(text)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ __all__ = ["SHA256", "SHIPPED", "load_network", "write_network"]
 
 #: The file in the package, and what it holds.
 SHIPPED = Path(__file__).with_name("nano.safetensors")
-SHA256 = "f2756c1db5ec6f8a2ada34204b2632ce9e52a50ac2c7dd0a4f70341d4519ff7f"
+SHA256 = "4ee5665b0042b6edf26e9b0b911c460d7fab648ece39dfe6be979017f8f54231"
 
 
 def write_network(state: dict[str, Tensor], path: Path) -> str:
