@@ -11,7 +11,7 @@ from math import ceil
 import numpy as np
 import pytest
 
-from terralabel.contracts import MaskGenerator
+from terralabel.contracts import Encoded, MaskGenerator
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError
@@ -208,3 +208,27 @@ def test_a_wrong_answer_is_refused() -> None:
     generator = Everything(Short(), points_per_side=4)
     with pytest.raises(ContractError, match="flood: expected 16 x 3 masks"):
         generator.generate(generator.encode(blocks(30, 30)))
+
+
+def test_several_tiles_go_to_the_promptable_together() -> None:
+    class Together(FloodPromptable):
+        passes = 0
+
+        def encode_batch(self, tiles: list[Tile]) -> list[Encoded]:
+            type(self).passes += 1
+            assert all(tile.valid.any() for tile in tiles)
+            return [self.encode(tile) for tile in tiles]
+
+    tiles = [blocks(seed=1), blocks(seed=2), blocks(seed=3)]
+    tiles[1] = dataclasses.replace(tiles[1], valid=np.zeros(tiles[1].size, bool))
+    settings = {"points_per_side": 4, "pred_iou_thresh": 0.0}
+    alone, together = Everything(FloodPromptable(), **settings), Everything(Together(), **settings)
+    for generator in (alone, together):
+        encoded = generator.encode_batch(tiles)
+        assert [e.tile for e in encoded] == tiles
+        masks = [generator.generate(e) for e in encoded]
+        expected = [alone.generate(alone.encode(tile)) for tile in tiles]
+        assert [m.runs.tolist() for m in masks] == [m.runs.tolist() for m in expected]
+        assert len(masks[0]) and not len(masks[1]) and len(masks[2])
+    assert Together.passes == 1
+    assert together.encode_batch(tiles[1:2])[0].state is None and Together.passes == 1

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from terralabel.errors import SettingsError, WeightsError  # noqa: E402
+from terralabel.nets.sam import encoders, hiera, layers, perception, vit  # noqa: E402
 from terralabel.nets.sam.embedding import Embedding  # noqa: E402
 from terralabel.nets.sam.encoders import make_encoder  # noqa: E402
 
@@ -154,6 +155,21 @@ def test_a_batch_is_its_images(family: str, precision: str) -> None:
     for a, b in zip(together, alone, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
     assert not torch.equal(together[0].image, together[1].image)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_several_images_in_one_pass_as_on_accelerators(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does with a batch, done on the CPU: not the same bits, the same features."""
+    model, pixels = build(family), draw_pixels(family, 3)
+    expected = make_encoder(model)(pixels)
+    monkeypatch.setattr(layers.MLP, "__call__", lambda self, x: x + self.down(self.up(self.norm(x))))
+    monkeypatch.setattr(vit.Block, "__call__", lambda self, x: self.mlp(x + self.proj(self._dense(self.qkv(self.norm(x))))))
+    monkeypatch.setattr(hiera.Block, "__call__", lambda self, x: self._part(x))
+    monkeypatch.setattr(perception.Block, "__call__", lambda self, x: self._part(x))
+    with torch.inference_mode():
+        together = encoders._split(encoders._MAKERS[model.config.model_type](model, torch.float32)(pixels))
+    for a, b in zip(together, expected, strict=True):
+        assert difference(flat(a), flat(b)) < EXACT
 
 
 @pytest.mark.parametrize("family", SIZES)

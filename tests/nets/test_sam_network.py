@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -167,6 +168,65 @@ def test_where_memory_runs_out_the_batch_is_halved(error: RuntimeError) -> None:
     assert found[0].tolist() == wanted[0].tolist()
     assert (found[2] - wanted[2]).abs().max() < 1e-4 * wanted[2].std()
     assert (asked(net, e, points)[1].flatten() - wanted[1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["sam2.1", "sam3"])
+def test_on_a_gpu_devices_and_shapes_go_together(family: str, precision: str) -> None:
+    """On tensors that claim to lie on a GPU and hold nothing: the ways that only a GPU goes, as far as no value is needed.
+
+    SAM's and EdgeTAM's decoder and backbone make constants that torch's pretence cannot.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model = build(tiny(family)).requires_grad_(False)
+    with FakeTensorMode() as mode:
+        for module in model.modules():
+            for kind in (module._parameters, module._buffers):
+                for name, value in kind.items():
+                    if value is not None:
+                        fake = mode.from_tensor(value).to("cuda").detach()
+                        kind[name] = torch.nn.Parameter(fake, requires_grad=False) if kind is module._parameters else fake
+        loaded = SimpleNamespace(model=model, checkpoint=tiny(family))
+        net = make_network(loaded, device="cuda", precision=precision)
+        embeddings = net.encode(torch.empty(3, 3, net.image_size, net.image_size))
+        assert len(embeddings) == 3 and net.images_at_once > 3
+        prompts: list[dict[str, Any]] = [
+            {"points": torch.empty(5, 1, 2), "labels": torch.ones(5, 1)},
+            {"boxes": torch.empty(5, 4)},
+            {"mask_inputs": torch.empty(5, 1, net.mask_size, net.mask_size)},
+        ]
+        for prompt, multimask in product(prompts, (True, False)):
+            logits, iou = net.decode(embeddings[1], **prompt, multimask=multimask)
+            assert logits.device.type == iou.device.type == "cuda" and logits.dtype == iou.dtype == torch.float32
+            assert logits.shape == (5, 3 if multimask else 1, net.mask_size, net.mask_size) and iou.shape == logits.shape[:2]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_where_memory_runs_out_images_are_encoded_fewer_at_once(error: RuntimeError) -> None:
+    net = network("sam")
+    encode, sizes = net._encode, []
+
+    def scarce(pixels: Tensor) -> list[Embedding]:
+        sizes.append(len(pixels))
+        if len(pixels) > most:
+            raise error
+        return encode(pixels)
+
+    pixels, most = torch.randn(7, 3, 128, 128, generator=torch.Generator().manual_seed(0)), 3
+    assert net.images_at_once == 1  # on a CPU
+    alone = [net.encode(pixels[i : i + 1])[0] for i in range(7)]
+    net.images_at_once, net._encode = 99, scarce
+    together = net.encode(pixels)
+    assert sizes == [7, 3, 3, 1] and net.images_at_once == 3
+    assert all(torch.equal(a.image, b.image) for a, b in zip(alone, together, strict=True))
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError, match="single image"):
+        net.encode(pixels)
+    error_of_another_kind = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    net._encode = lambda pixels: (_ for _ in ()).throw(error_of_another_kind)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        net.encode(pixels)
 
 
 def test_memory_for_not_even_one_prompt_is_told(networks: dict[str, SamNetwork]) -> None:

@@ -144,10 +144,54 @@ def test_batches_change_no_byte_and_modes_are_named(images: Path, checkpoints: d
         assert not names[0] & names[1]
 
 
+def test_tiles_of_one_pass_change_no_byte(
+    images: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tiles a pass, as on a GPU; a pass that fails is made again tile by tile, and costs only the guilty one."""
+    sizes: list[int] = []
+    encode_batch = sam.Sam.encode_batch
+
+    def noted(self: sam.Sam, tiles: Any) -> Any:
+        sizes.append(len(tiles))
+        if fatal in [tile.key for tile in tiles]:
+            raise ZeroDivisionError("this tile")
+        return encode_batch(self, tiles)
+
+    monkeypatch.setattr(sam.Sam, "encode_batch", noted)
+    fatal = ""
+    tiles = {"tile_size": 64, "overlap": 16}
+    one = labelled(images, tmp_path / "one", checkpoints["sam"], **tiles)
+    assert set(sizes) == {1}
+    sizes.clear()
+    two = labelled(images, tmp_path / "two", checkpoints["sam"], tiles_per_batch=2, **tiles)
+    assert set(sizes) == {2} and len(sizes) >= 3
+    assert tree_hashes(two.path) == tree_hashes(one.path)
+    assert two.folder.history()[0]["stages"]["tiles_per_batch"] == 1  # on a CPU images go through one by one
+    first, second = list(two.tiles("scene_1"))[:2]
+    fatal = second.key
+    sizes.clear()
+    hurt = labelled(images, tmp_path / "hurt", checkpoints["sam"], tiles_per_batch=2, **tiles)
+    assert [f.source for f in hurt.failures] == [fatal] and "this tile" in hurt.failures[0].reason
+    assert hurt.tile_counts["ok"] == one.tile_counts["ok"] - 1 and sizes[:3] == [2, 1, 1]
+    assert next(hurt.tiles("scene_1")).masks == first.masks > 0
+
+
+def test_how_many_tiles_go_through_at_once(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("terralabel.nets.backbones.choose_device", lambda device: "cuda" if device == "auto" else device)
+    weights = str(checkpoints["sam"])
+    settings = [
+        {"masks": weights},
+        {"masks": weights, "device": "cpu"},
+        {"masks": "tree"},
+        {"masks": "tree", "tiles_per_batch": 7},
+    ]
+    assert [networks.tiles_at_once(LabelSettings(**each)) for each in settings] == [4, 1, 1, 7]
+
+
 def test_settings_that_came_later_leave_old_digests_alone() -> None:
     assert not {"grid", "precision", "threads"} & stored(LabelSettings()).keys()
     assert stored(LabelSettings(precision="bf16"))["precision"] == "bf16"
-    assert "points_per_batch" not in stored(LabelSettings(points_per_batch=3))
+    assert not {"points_per_batch", "tiles_per_batch"} & stored(LabelSettings(points_per_batch=3, tiles_per_batch=3)).keys()
 
 
 # ------------------------------------------------------------------------------------------------------- names and auto

@@ -7,7 +7,7 @@ Parameter names, defaults, order of steps and record keys are those of segment-a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from typing import Any
@@ -124,6 +124,15 @@ class Everything:
     def encode(self, tile: Tile) -> Encoded:
         """The promptable's view of the tile; a tile without a valid pixel is not looked at."""
         return self.promptable.encode(tile) if tile.valid.any() else Encoded(tile, None)
+
+    def encode_batch(self, tiles: Sequence[Tile]) -> list[Encoded]:
+        """As `encode`, for several tiles: in one pass where the promptable has `encode_batch`, else one after the other."""
+        together = getattr(self.promptable, "encode_batch", None)
+        shown = [tile for tile in tiles if tile.valid.any()]
+        if together is None or not shown:
+            return [self.encode(tile) for tile in tiles]
+        seen = iter(together(shown))
+        return [next(seen) if tile.valid.any() else Encoded(tile, None) for tile in tiles]
 
     def generate(self, encoded: Encoded) -> Masks:
         """All good masks, best predicted IoU first (with crops: smallest crop first); how many fell where is in `counts`."""

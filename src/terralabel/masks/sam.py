@@ -121,6 +121,11 @@ class Sam:
         return int(self._loaded[0].batch_used)
 
     @property
+    def tiles_at_once(self) -> int:
+        """Tiles that the encoder takes in one pass at most, after halving where memory ran out; 1 on a CPU."""
+        return int(self._loaded[0].images_at_once)
+
+    @property
     def _loaded(self) -> tuple[SamNetwork, str]:
         if self.network is not None:
             return self.network, "given"
@@ -131,7 +136,7 @@ class Sam:
         return self.encode_batch([tile])[0]
 
     def encode_batch(self, tiles: Sequence[Tile]) -> list[Encoded]:
-        """As `encode`, several tiles in one pass; they may differ in size."""
+        """As `encode`, several tiles in one pass (one by one on a CPU); they may differ in size."""
         import torch
 
         net = self._loaded[0]

@@ -129,7 +129,7 @@ def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, fl
     tiles = sum(len(job.shard.tiles) for job in jobs)
     progress.start("masks", tiles, "tiles", tiles - sum(len(job.shard.tiles) for job in todo))
     clock: dict[str, float] = {}
-    batches: list[int] = []
+    used: dict[str, int] = {}  # what memory held: changes no byte, so it is told in the history only
     masks, began = 0, time.perf_counter()
     for job, summary in engine.map(measure_shard, todo):
         if isinstance(summary, Crash):
@@ -139,11 +139,10 @@ def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, fl
         for row in summary["failed"]:
             progress.say(f"failed: tile {row['key']}: {row['reason']}")
         masks += summary["masks"]
-        batches += [summary["batch"]] if summary["batch"] else []
+        used = {**used, **{name: min(count, used.get(name, count)) for name, count in summary["used"].items()}}
         progress.advance(summary["tiles"], f"{masks / max(time.perf_counter() - began, 1e-6):.3g} masks/s")
     progress.finish()
     _refuse_changed(layout, todo, engine, progress)
-    used = {"points_per_batch": min(batches)} if batches else {}  # what memory held: changes no byte, so it is told here only
     return {**{f"{name}_cpu_s": round(seconds, 2) for name, seconds in clock.items()}, **used}
 
 

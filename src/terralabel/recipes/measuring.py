@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from terralabel.imagery.tiles import read_tile
 from terralabel.masks.gates import Passed, area_gate, minimum_size
 from terralabel.recipes.backends import make_extractor, make_generator
 from terralabel.recipes.mask_store import MaskStore, write_masks
+from terralabel.recipes.networks import tiles_at_once
 from terralabel.recipes.plan import Shard
 from terralabel.recipes.reading_ahead import read_ahead
 from terralabel.recipes.settings import LabelSettings
@@ -92,7 +94,7 @@ def measure_shard(job: MeasureJob) -> dict[str, Any]:
         "tiles": len(rows),
         "pixels": pixels,
         "masks": sum(row.masks for row in rows),
-        "batch": shard.batch,
+        "used": shard.used,
         "clock": shard.clock,
         "failed": [vars(row) for row in rows if row.status == "failed"],
     }
@@ -138,13 +140,23 @@ class _Shard:
         self.extractor = _extractor(job.settings, job.extractor_state)
         self.reader = _Reader(job)
         self.done = MaskStore([job.masks]).shard(0) if job.masks.exists() else None
+        self.at_once = tiles_at_once(job.settings)
         self.width = 0  # of the features, once known
         self._clock = {"masks": 0.0, "features": 0.0}
 
     @property
-    def batch(self) -> int:
-        """Prompts that the network decoded at once when memory was shortest; 0 where nothing tells."""
-        return int(getattr(getattr(self.generator, "promptable", None), "batch_used", 0))
+    def used(self) -> dict[str, int]:
+        """What memory held at once: prompts decoded, tiles encoded; nothing where no network tells."""
+        told = {"points_per_batch": "batch_used", "tiles_per_batch": "tiles_at_once"}
+        network = getattr(self.generator, "promptable", None)
+        used = {setting: int(getattr(network, name, 0)) for setting, name in told.items()}
+        used["tiles_per_batch"] = min(used["tiles_per_batch"], self.at_once)
+        return {setting: count for setting, count in used.items() if count}
+
+    @property
+    def needs_encoded(self) -> bool:
+        """Whether anyone asks for what the encoder leaves of a tile."""
+        return self.done is None or bool(self.extractor.needs_encoded)
 
     @property
     def clock(self) -> dict[str, float]:
@@ -161,16 +173,38 @@ class _Shard:
         """Row, masks and features of every tile; whatever goes wrong in one becomes its row, and never touches the others."""
         skip = dict(self.job.skip)
         wanted = [plan for plan in self.job.shard.tiles if plan.key not in skip]
-        with closing(read_ahead(self.reader.read, wanted, close=self.reader.close)) as reads:
+        with closing(read_ahead(self.reader.read, wanted, ahead=self.at_once, close=self.reader.close)) as reads:
+            looks = self._looked_at(reads)
             for position, plan in enumerate(self.job.shard.tiles):
                 if plan.key in skip:
                     yield _failed(plan, skip[plan.key])
                 else:
-                    yield self._tile(position, plan, next(reads))
+                    yield self._tile(position, plan, *next(looks))
 
-    def _tile(self, position: int, plan: TilePlan, read: Future[Tile]) -> tuple[_Row, Masks, np.ndarray]:
+    def _looked_at(self, reads: Iterator[Future[Tile]]) -> Iterator[tuple[Future[Tile], Encoded | None]]:
+        """Every tile with what the encoder left of it, where it has gone through with others; None: it has not yet."""
+        while batch := list(islice(reads, self.at_once)):
+            together = self._encode_together(batch) if len(batch) > 1 and self.needs_encoded else {}
+            for read in batch:
+                yield read, together.pop(read, None)
+
+    def _encode_together(self, reads: list[Future[Tile]]) -> dict[Future[Tile], Encoded]:
+        """One pass for a batch. Where it fails there is nothing: each is encoded alone then, and the guilty one fails alone."""
+        good = [read for read in reads if read.exception() is None and read.result().valid.any()]
+        encode_batch = getattr(self.generator, "encode_batch", None)
+        if encode_batch is None or len(good) < 2:
+            return {}
+        with self._timed("masks"):
+            try:
+                return dict(zip(good, encode_batch([read.result() for read in good]), strict=True))
+            except (Exception, SystemExit):
+                return {}
+
+    def _tile(
+        self, position: int, plan: TilePlan, read: Future[Tile], encoded: Encoded | None
+    ) -> tuple[_Row, Masks, np.ndarray]:
         try:
-            return self._measure(position, plan, read.result())
+            return self._measure(position, plan, read.result(), encoded)
         except InputError as error:
             return _failed(plan, f"{error.status}: {error}")
         except (SpaceError, SettingsError, MissingExtraError, WeightsError):
@@ -182,11 +216,12 @@ class _Shard:
         except Exception as error:
             return _failed(plan, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
-    def _measure(self, position: int, plan: TilePlan, tile: Tile) -> tuple[_Row, Masks, np.ndarray]:
+    def _measure(self, position: int, plan: TilePlan, tile: Tile, encoded: Encoded | None) -> tuple[_Row, Masks, np.ndarray]:
         if not tile.valid.any():
             return _Row(plan.key, "nodata"), Masks.empty(tile.size), np.zeros((0, 0), np.float32)
         with self._timed("masks"):
-            encoded = self.generator.encode(tile) if self.done is None or self.extractor.needs_encoded else None
+            if encoded is None and self.needs_encoded:
+                encoded = self.generator.encode(tile)
             passed = self._masks(tile, encoded, plan) if self.done is None else Passed(self.done[position])
         with self._timed("features"):
             vectors = self.extractor.extract(tile, passed.masks, encoded)

@@ -15,6 +15,7 @@ __all__ = [
     "memory_of_worker",
     "on_device",
     "settle",
+    "tiles_at_once",
     "weights_of",
     "worker_count",
 ]
@@ -26,6 +27,8 @@ _CHECKPOINTS = ("edgetam", "sam2", "sam3", "sam_")
 #: What a worker holds beside the weights, bytes: Python with its libraries, and what encoding and decoding one tile need
 #: (the largest seen, ViT-H at 1024 px; docs/sam.md).
 _IDLE, _WORK, _WORK_ON_GPU = 600_000_000, 2_000_000_000, 6_000_000_000
+#: Tiles that a GPU encodes in one pass where the settings do not say.
+_TILES_ON_GPU = 4
 
 
 def weights_of(masks: str) -> str | None:
@@ -101,6 +104,13 @@ def worker_count(settings: LabelSettings) -> int:
         return 2 if _free_on_gpu(settings) >= 2 * (size + _WORK_ON_GPU) else 1
     cores = settings.worker_count
     return max(1, min(cores // settings.threads, free_memory() // memory_of_worker(settings)))
+
+
+def tiles_at_once(settings: LabelSettings) -> int:
+    """Tiles that are encoded in one pass: what the settings say, else some on a GPU and one everywhere else."""
+    if settings.tiles_per_batch:
+        return settings.tiles_per_batch
+    return 1 if weights_of(settings.masks) is None or on_device(settings) == "cpu" else _TILES_ON_GPU
 
 
 def memory_of_worker(settings: LabelSettings) -> int:

@@ -61,6 +61,14 @@ class LabelSettings:
     points_per_batch: int = setting(
         64, "Points prompted at once; halved by itself when memory runs out.", low=1, results=False, group=_SAM
     )
+    tiles_per_batch: int = setting(
+        0,
+        "Tiles in one pass of a network's encoder; halved by itself when memory runs out; 0: 4 on a GPU, 1 on a CPU.",
+        low=0,
+        high=64,
+        results=False,
+        group=_SAM,
+    )
     grid: str = setting(
         "full",
         "Prompt every point, or (adaptive) every other one and then those that no mask covers: faster, not the same masks.",

@@ -59,6 +59,7 @@ class SamNetwork:
     mean, std   (3,) float32 on the 0..1 scale
     alternatives  k, how many masks answer a prompt when several are asked for
     batch_used  how many prompts the last `decode_passing` decoded at once, after halving where memory ran out
+    images_at_once  how many images go through the encoder at once at most: 1 on a CPU; on a GPU halved where memory ran out
     """
 
     def __init__(self, model: Any, family: str, device: str = "cpu", precision: str = "fp32") -> None:
@@ -77,6 +78,7 @@ class SamNetwork:
         self._prompts = SimpleNamespace(prompt_encoder=model.prompt_encoder, config=model.config)
         self._encode = make_encoder(model, precision=precision)
         on_cpu = torch.device(device).type == "cpu"
+        self.images_at_once = 1 if on_cpu else sys.maxsize
         self._chunk: int = CPU_CHUNK[precision] if on_cpu else GPU_CHUNK
         self._group: int | None = CPU_GROUP if on_cpu else None
         self._most = sys.maxsize
@@ -87,7 +89,14 @@ class SamNetwork:
 
     def encode(self, pixels: Tensor) -> list[Embedding]:
         """Embeddings of (B, 3, S, S) float32 pixels, normalised and padded."""
-        return self._encode(pixels.to(self.device))
+        found: list[Embedding] = []
+        while len(found) < len(pixels):
+            group = pixels[len(found) :][: self.images_at_once]
+            try:
+                found += self._encode(group.to(self.device))
+            except RuntimeError as error:
+                self.images_at_once = self._half(len(group), error, "image")
+        return found
 
     def feature_map(self, e: Embedding) -> np.ndarray:
         """The image embedding as (h, w, d) float32."""
@@ -185,15 +194,19 @@ class SamNetwork:
             self._last = e, self.decoder.prepare(e)
         return self._last[1]
 
-    def _halve(self, size: int, error: RuntimeError) -> None:
-        """From now on at most half of `size` prompts at once; raises the error if it is another, or `size` was 1."""
+    def _half(self, size: int, error: RuntimeError, what: str) -> int:
+        """Half of `size` where memory ran out; raises the error if it is another, or `size` was 1."""
         if not _is_out_of_memory(error):
             raise error
         if size == 1:
-            raise torch.OutOfMemoryError(f"Out of memory with a single prompt at once on {self.device}.") from error
+            raise torch.OutOfMemoryError(f"Out of memory with a single {what} at once on {self.device}.") from error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._most = size // 2
+        return size // 2
+
+    def _halve(self, size: int, error: RuntimeError) -> None:
+        """From now on at most half of `size` prompts at once."""
+        self._most = self._half(size, error, "prompt")
         self._chunk = min(self._chunk, self._most)
         self._group = None if self._group is None else min(self._group, self._most)
 
