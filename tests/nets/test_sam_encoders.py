@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from terralabel.errors import SettingsError, WeightsError  # noqa: E402
-from terralabel.nets.sam import encoders, hiera, layers, perception, vit  # noqa: E402
+from terralabel.nets.sam import encoders, hiera, layers, linear, perception, vit  # noqa: E402
 from terralabel.nets.sam.embedding import Embedding  # noqa: E402
 from terralabel.nets.sam.encoders import make_encoder  # noqa: E402
 
@@ -157,15 +157,44 @@ def test_a_batch_is_its_images(family: str, precision: str) -> None:
     assert not torch.equal(together[0].image, together[1].image)
 
 
+def as_on_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on every block does on the CPU what it does on a GPU."""
+    monkeypatch.setattr(layers.MLP, "__call__", lambda self, x: x + self.down(self.up(self.norm(x))))
+    monkeypatch.setattr(vit.Block, "__call__", lambda self, x: self.mlp(x + self.proj(self._dense(self.qkv(self.norm(x))))))
+    monkeypatch.setattr(hiera.Block, "__call__", lambda self, x: self._part(x))
+    monkeypatch.setattr(perception.Block, "__call__", lambda self, x: self._part(x))
+    monkeypatch.setattr(linear, "can_pack", lambda weight: False)
+
+
+@pytest.mark.parametrize(
+    "family", [family if family in ("sam_hq", "sam2") else pytest.param(family, marks=pytest.mark.slow) for family in SIZES]
+)
+def test_compiled_it_is_one_graph_and_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `torch.compile` makes a graph of, run without generated code: all of the encoder, nothing cut out, twice."""
+    as_on_accelerators(monkeypatch)
+    model, pixels = build(family), draw_pixels(family)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch.inference_mode():
+        maps = encoders._MAKERS[model.config.model_type](model, torch.float32)
+        run = encoders._compiled(maps, backend="aot_eager")
+        for image in pixels.split(1):
+            (expected,), (got,) = encoders._split(maps(image)), encoders._split(run(image))
+            assert difference(flat(got), flat(expected)) < EXACT
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch._dynamo.reset()
+    held = sum(tensor.numel() for tensor in encoders._tensors(maps))
+    held += sum(p.numel() for p in maps.stages.network.parameters()) if family == "edgetam" else 0
+    learned = sum(p.numel() for p in model.vision_encoder.parameters())
+    assert 0.7 * learned < held < 3 * learned
+
+
 @pytest.mark.parametrize("family", SIZES)
 def test_several_images_in_one_pass_as_on_accelerators(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does with a batch, done on the CPU: not the same bits, the same features."""
     model, pixels = build(family), draw_pixels(family, 3)
     expected = make_encoder(model)(pixels)
-    monkeypatch.setattr(layers.MLP, "__call__", lambda self, x: x + self.down(self.up(self.norm(x))))
-    monkeypatch.setattr(vit.Block, "__call__", lambda self, x: self.mlp(x + self.proj(self._dense(self.qkv(self.norm(x))))))
-    monkeypatch.setattr(hiera.Block, "__call__", lambda self, x: self._part(x))
-    monkeypatch.setattr(perception.Block, "__call__", lambda self, x: self._part(x))
+    as_on_accelerators(monkeypatch)
     with torch.inference_mode():
         together = encoders._split(encoders._MAKERS[model.config.model_type](model, torch.float32)(pixels))
     for a, b in zip(together, expected, strict=True):

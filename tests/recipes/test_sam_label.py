@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from terralabel.cli.main import run as terralabel  # noqa: E402
-from terralabel.errors import RunError, WeightsError  # noqa: E402
+from terralabel.errors import RunError, SettingsError, WeightsError  # noqa: E402
 from terralabel.imagery.painter import write_demo  # noqa: E402
 from terralabel.masks import sam  # noqa: E402
 from terralabel.nets.sam import loading  # noqa: E402
@@ -189,8 +189,8 @@ def test_how_many_tiles_go_through_at_once(checkpoints: dict[str, Path], monkeyp
 
 
 def test_settings_that_came_later_leave_old_digests_alone() -> None:
-    assert not {"grid", "precision", "threads"} & stored(LabelSettings()).keys()
-    assert stored(LabelSettings(precision="bf16"))["precision"] == "bf16"
+    assert not {"compile", "grid", "precision", "threads"} & stored(LabelSettings()).keys()
+    assert stored(LabelSettings(precision="bf16", compile=True)).items() >= {"precision": "bf16", "compile": True}.items()
     assert not {"points_per_batch", "tiles_per_batch"} & stored(LabelSettings(points_per_batch=3, tiles_per_batch=3)).keys()
 
 
@@ -243,6 +243,12 @@ def test_auto_is_tree_without_weights_and_keeps_to_what_it_was(
 )
 def test_what_a_value_of_masks_names(masks: str, source: str | None) -> None:
     assert networks.weights_of(masks) == source
+
+
+def test_compiling_is_for_gpus(images: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="compile=True is for CUDA devices, the model is on cpu"):
+        labelled(images, tmp_path / "run", checkpoints["sam"], compile=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_sam_is_one_line(images: Path, tmp_path: Path) -> None:

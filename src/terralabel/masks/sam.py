@@ -82,6 +82,7 @@ class Sam:
     device     "auto", "cpu", "cuda", "cuda:1"
     precision  "fp32", or "bf16": faster, and not the same masks to the last pixel
     stability_score_offset   shift of the cut-off that `predict` measures stability with
+    compile    the encoder through torch.compile, for GPUs: minutes at the start, then faster, with other last bits
     threads    on the CPU; 0: as many as torch has been told to use. Another number may change the last bits
     network    one that is loaded already, for this process only (then `source` is but its name); otherwise it is
                loaded at the first use, once per process, so that a `Sam` is small to pickle
@@ -95,6 +96,7 @@ class Sam:
     precision: str = "fp32"
     stability_score_offset: float = 1.0
     threads: int = 0
+    compile: bool = False
     network: SamNetwork | None = field(default=None, repr=False)
     makes_features: ClassVar[bool] = True
 
@@ -113,7 +115,8 @@ class Sam:
     @property
     def version(self) -> str:
         """Changes with the weights and the settings that a mask depends on. Loads the network."""
-        return f"1-{self._loaded[1][:16]}-{self.precision}-{self.stability_score_offset:g}"
+        compiled = "-compiled" if self.compile else ""
+        return f"1-{self._loaded[1][:16]}-{self.precision}-{self.stability_score_offset:g}{compiled}"
 
     @property
     def batch_used(self) -> int:
@@ -129,7 +132,7 @@ class Sam:
     def _loaded(self) -> tuple[SamNetwork, str]:
         if self.network is not None:
             return self.network, "given"
-        return _load(self.source, self.device, self.precision)
+        return _load(self.source, self.device, self.precision, self.compile)
 
     def encode(self, tile: Tile) -> Encoded:
         """The image encoder's view of the tile, with its feature map."""
@@ -239,14 +242,20 @@ class Sam:
 
 
 def make_sam(
-    argument: str, *, device: str = "auto", precision: str = "fp32", stability_score_offset: float = 1.0, threads: int = 0
+    argument: str,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    stability_score_offset: float = 1.0,
+    threads: int = 0,
+    compile: bool = False,
 ) -> Sam:
     """What ``sam:ARGUMENT`` stands for."""
-    return Sam(argument, device, precision, stability_score_offset, threads)
+    return Sam(argument, device, precision, stability_score_offset, threads, compile)
 
 
 @lru_cache(maxsize=2)
-def _load(source: str, device: str, precision: str) -> tuple[SamNetwork, str]:
+def _load(source: str, device: str, precision: str, compile: bool) -> tuple[SamNetwork, str]:
     """The network and the digest of its weights; once per process."""
     try:
         from terralabel.nets.backbones import choose_device
@@ -254,7 +263,7 @@ def _load(source: str, device: str, precision: str) -> tuple[SamNetwork, str]:
     except ImportError as error:
         raise MissingExtraError(f"SAM needs the package {error.name!r}: pip install 'terralabel[torch]'.") from error
     loaded = loading.load(source)
-    return network.make_network(loaded, device=choose_device(device), precision=precision), loaded.sha256
+    return network.make_network(loaded, device=choose_device(device), precision=precision, compile=compile), loaded.sha256
 
 
 def _frame(net: SamNetwork, size: tuple[int, int]) -> Frame:

@@ -67,7 +67,7 @@ def make_generator(settings: LabelSettings) -> Any:
 
 def _sam(weights: str, settings: LabelSettings) -> Any:
     """Everything-mode on the SAM of these weights; they are loaded here, so bad ones stop before any image is read."""
-    names = ("device", "precision", "threads", "stability_score_offset")
+    names = ("device", "precision", "threads", "stability_score_offset", "compile")
     how = {name: getattr(settings, name) for name in names}
     try:
         return _everything(registry.create("masks", f"sam:{weights}", **how), settings)

@@ -81,6 +81,9 @@ class LabelSettings:
         choices=("fp32", "bf16"),
         group=_SAM,
     )
+    compile: bool = setting(
+        False, "Compile a network's encoder for the GPU: minutes at the start, then faster; other last bits.", group=_SAM
+    )
     pred_iou_thresh: float = setting(0.88, "Drop masks whose predicted IoU is lower.", low=0.0, high=1.0, group=_SAM)
     stability_score_thresh: float = setting(0.95, "Drop masks whose stability is lower.", low=0.0, high=1.0, group=_SAM)
     stability_score_offset: float = setting(1.0, "Shift of the cut-off that stability is measured with.", group=_SAM)
@@ -130,7 +133,7 @@ class LabelSettings:
 
 
 #: Settings that came later: left out where they have their default, so that runs made before keep their digests.
-_LATER = ("grid", "precision", "threads")
+_LATER = ("compile", "grid", "precision", "threads")
 
 
 def stored(settings: LabelSettings) -> dict[str, Any]:

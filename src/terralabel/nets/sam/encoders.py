@@ -6,7 +6,7 @@ own vision part computes, up to rounding: `tests/nets/test_sam_encoders.py` comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -39,7 +39,8 @@ def make_encoder(model: Any, *, precision: str = "fp32", compile: bool = False) 
     do not depend on its company.
 
     precision  "fp32", or "bf16": products in bfloat16; residuals, norms and the results stay float32
-    compile    through `torch.compile`, for CUDA devices: minutes at the first call, for one shape of input
+    compile    through `torch.compile` with CUDA graphs, for CUDA devices: minutes at the first call; images go through one by
+               one, so that there is one shape. Never run on a GPU so far
 
     Raises `SettingsError` for other models, precisions and devices.
     """
@@ -54,15 +55,48 @@ def make_encoder(model: Any, *, precision: str = "fp32", compile: bool = False) 
     with torch.inference_mode():
         maps = make(model, PRECISIONS[precision])
     if compile:
-        maps = torch.compile(maps, dynamic=False)
+        maps = _compiled(maps, mode="reduce-overhead")
 
     def encode(pixels: Tensor) -> list[Embedding]:
         pixels = pixels.to(device)
-        groups = pixels.split(1 if device.type == "cpu" else max(1, len(pixels)))
+        groups = pixels.split(1 if compile or device.type == "cpu" else max(1, len(pixels)))
         with torch.inference_mode():
             return [embedding for group in groups for embedding in _split(maps(group))]
 
     return encode
+
+
+def _compiled(maps: Any, **how: Any) -> Maps:
+    """`maps` through `torch.compile`, once, at the first call; `how` are its settings."""
+    fast: Maps | None = None
+
+    def run(pixels: Tensor) -> Batch:
+        nonlocal fast
+        if fast is None:
+            maps(pixels)  # makes the tables that are kept: made inside a CUDA graph, the next run would write over them
+            for weight in _tensors(maps):
+                torch._dynamo.mark_static_address(weight)  # or the graph would copy it at every call
+            fast = torch.compile(maps.__call__, dynamic=False, fullgraph=True, **how)
+        torch.compiler.cudagraph_mark_step_begin()
+        image, high_res, extra = fast(pixels)
+        return (
+            image.clone(),
+            tuple(x.clone() for x in high_res),
+            tuple(x.clone() for x in extra),
+        )  # the graph's memory is used again
+
+    return run
+
+
+def _tensors(thing: Any) -> Iterator[Tensor]:
+    """Every tensor that an encoder keeps, through its attributes; a module's own are known to torch as they are."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, (list, tuple, dict)):
+        for part in thing.values() if isinstance(thing, dict) else thing:
+            yield from _tensors(part)
+    elif type(thing).__module__.startswith(__package__):
+        yield from _tensors(vars(thing))
 
 
 def _split(batch: Batch) -> list[Embedding]:

@@ -62,7 +62,7 @@ class SamNetwork:
     images_at_once  how many images go through the encoder at once at most: 1 on a CPU; on a GPU halved where memory ran out
     """
 
-    def __init__(self, model: Any, family: str, device: str = "cpu", precision: str = "fp32") -> None:
+    def __init__(self, model: Any, family: str, device: str = "cpu", precision: str = "fp32", compile: bool = False) -> None:
         if precision not in PRECISIONS:
             raise SettingsError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r}.")
         model = model.to(device).eval().requires_grad_(False)
@@ -76,7 +76,7 @@ class SamNetwork:
         self.batch_used = 0
         # the model itself is let go: the encoder keeps copies of its weights, which need not lie in memory twice
         self._prompts = SimpleNamespace(prompt_encoder=model.prompt_encoder, config=model.config)
-        self._encode = make_encoder(model, precision=precision)
+        self._encode = make_encoder(model, precision=precision, compile=compile)
         on_cpu = torch.device(device).type == "cpu"
         self.images_at_once = 1 if on_cpu else sys.maxsize
         self._chunk: int = CPU_CHUNK[precision] if on_cpu else GPU_CHUNK
@@ -211,9 +211,12 @@ class SamNetwork:
         self._group = None if self._group is None else min(self._group, self._most)
 
 
-def make_network(loaded: Any, *, device: str = "cpu", precision: str = "fp32") -> SamNetwork:
-    """The network of what `loading.load` returned, on a device ("cpu", "cuda") in a precision ("fp32", "bf16")."""
-    return SamNetwork(loaded.model, loaded.checkpoint.family, device, precision)
+def make_network(loaded: Any, *, device: str = "cpu", precision: str = "fp32", compile: bool = False) -> SamNetwork:
+    """The network of what `loading.load` returned, on a device ("cpu", "cuda") in a precision ("fp32", "bf16").
+
+    `compile`: the encoder through `torch.compile`, on CUDA devices; see `make_encoder`.
+    """
+    return SamNetwork(loaded.model, loaded.checkpoint.family, device, precision, compile)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
