@@ -223,6 +223,26 @@ def test_damaged_weights_are_refused(tmp_path: Path, tiny_weights: Any, painted:
         _ = Sam(str(tmp_path / "absent.pth")).version
 
 
+def test_a_file_replaced_under_its_name_is_another_network(tmp_path: Path, tiny_weights: Any, painted: Any) -> None:
+    path, tile = tmp_path / "weights.pth", painted(40, 40)
+    path.write_bytes(tiny_weights("sam").read_bytes())
+    old = Sam(str(path))
+    version, seen = old.version, old.encode(tile)
+    assert Sam(str(path))._loaded[0] is old._loaded[0]
+    state = torch.load(path, weights_only=True)
+    state["image_encoder.pos_embed"] += 1
+    torch.save(state, path)
+    new = Sam(str(path))
+    assert new.version != version and new._loaded[0] is not None
+    assert not np.allclose(new.encode(tile).feature_map, seen.feature_map)
+    for kept in (old, pickle.loads(pickle.dumps(old))):  # half of its work would be the other network's
+        with pytest.raises(WeightsError, match="replaced or removed while in use"):
+            kept.predict(seen, boxes=np.ones((1, 4)))
+    path.unlink()
+    with pytest.raises(WeightsError, match="replaced or removed"):
+        _ = new.version
+
+
 def test_small_to_send_and_named_by_its_weights(tmp_path: Path, tiny_weights: Any, painted: Any) -> None:
     path = tiny_weights("sam")
     backend = make_sam(str(path), threads=1)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,16 @@ from terralabel.cli.main import run as terralabel  # noqa: E402
 from terralabel.errors import RunError, SettingsError, WeightsError  # noqa: E402
 from terralabel.imagery.painter import write_demo  # noqa: E402
 from terralabel.masks import sam  # noqa: E402
-from terralabel.nets.sam import loading  # noqa: E402
+from terralabel.nets.sam import loading, network  # noqa: E402
 from terralabel.nets.sam.families import FAMILIES, tiny  # noqa: E402
 from terralabel.nets.weights import CATALOGUE  # noqa: E402
+from terralabel.recipes import label as label_recipe  # noqa: E402
 from terralabel.recipes import networks  # noqa: E402
 from terralabel.recipes.backends import make_generator  # noqa: E402
 from terralabel.recipes.label import estimate, label  # noqa: E402
 from terralabel.recipes.run import Run, export_run, open_run, report_run  # noqa: E402
 from terralabel.recipes.settings import LabelSettings, stored  # noqa: E402
+from terralabel.runs.engine import InlineEngine  # noqa: E402
 from terralabel.runs.parts import read_part  # noqa: E402
 from tests.recipes.conftest import tree_hashes  # noqa: E402
 
@@ -323,11 +326,62 @@ def test_weights_that_change_are_another_network(images: Path, checkpoints: dict
     made = []
     for seed in (0, 1):
         loading.write_official(loading.build(checkpoint, seed), checkpoint, path)
-        make_generator.cache_clear()
-        sam._load.cache_clear()
         made.append(labelled(images, tmp_path / f"run{seed}", path))
     names = [{p.name for p in (run.path / "parts" / "masks").iterdir()} for run in made]
     assert not names[0] & names[1]
+    settings = LabelSettings(masks=str(path), **LOOSE)
+    assert make_generator(settings) is make_generator(settings)
+
+
+def test_weights_replaced_while_a_run_goes_on_stop_it(
+    images: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks of the new network are never filed under the old one's name; the same command then makes them afresh."""
+    path, out = tmp_path / "weights.pth", tmp_path / "run"
+    path.write_bytes(checkpoints["sam"].read_bytes())
+    ingest = label_recipe.ingest.ingest
+
+    def replacing(*given: Any, **more: Any) -> Any:
+        loading.write_official(loading.build(tiny("sam"), seed=1), tiny("sam"), path)
+        return ingest(*given, **more)
+
+    monkeypatch.setattr(label_recipe.ingest, "ingest", replacing)
+    with pytest.raises(WeightsError, match=r"were the weights replaced\? Run the same command again"):
+        labelled(images, out, path)
+    assert not list(out.glob("parts/masks/*.parquet"))
+    monkeypatch.setattr(label_recipe.ingest, "ingest", ingest)
+    assert labelled(images, out, path).finished
+
+
+def test_this_process_lets_go_of_the_network_where_workers_have_their_own(
+    images: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    ingest = label_recipe.ingest.ingest
+
+    def noted(*given: Any, **more: Any) -> Any:
+        held.append(sam._load.cache_info().currsize)
+        return ingest(*given, **more)
+
+    monkeypatch.setattr(label_recipe.ingest, "ingest", noted)
+    monkeypatch.setattr(label_recipe, "engine_for", lambda workers: InlineEngine())
+    sam.release()
+    loaded: weakref.WeakSet[Any] = weakref.WeakSet()
+    make = network.make_network
+
+    def remembered(*given: Any, **more: Any) -> Any:
+        net = make(*given, **more)
+        loaded.add(net)
+        return net
+
+    monkeypatch.setattr(network, "make_network", remembered)
+    labelled(images, tmp_path / "inline", checkpoints["sam"])
+    assert held == [1] and len(loaded) == 1
+    labelled(images, tmp_path / "workers", checkpoints["sam"], workers=2)
+    assert held == [1, 0]
+    sam.release()
+    assert not loaded
+    assert tree_hashes(tmp_path / "workers") == tree_hashes(tmp_path / "inline")
 
 
 # ------------------------------------------------------------------------------------------------------ the machine
