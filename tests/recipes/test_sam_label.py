@@ -28,8 +28,8 @@ from terralabel.masks import sam  # noqa: E402
 from terralabel.nets.sam import loading, network  # noqa: E402
 from terralabel.nets.sam.families import FAMILIES, tiny  # noqa: E402
 from terralabel.nets.weights import CATALOGUE  # noqa: E402
+from terralabel.recipes import backends, networks  # noqa: E402
 from terralabel.recipes import label as label_recipe  # noqa: E402
-from terralabel.recipes import networks  # noqa: E402
 from terralabel.recipes.backends import make_generator  # noqa: E402
 from terralabel.recipes.label import estimate, label  # noqa: E402
 from terralabel.recipes.run import Run, export_run, open_run, report_run  # noqa: E402
@@ -365,6 +365,7 @@ def test_this_process_lets_go_of_the_network_where_workers_have_their_own(
 
     monkeypatch.setattr(label_recipe.ingest, "ingest", noted)
     monkeypatch.setattr(label_recipe, "engine_for", lambda workers: InlineEngine())
+    backends._generator.cache_clear()  # made by other tests
     sam.release()
     loaded: weakref.WeakSet[Any] = weakref.WeakSet()
     make = network.make_network
