@@ -147,6 +147,21 @@ def test_batches_change_no_byte_and_modes_are_named(images: Path, checkpoints: d
         assert not names[0] & names[1]
 
 
+def test_the_last_line_says_what_is_not_exact(
+    images: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = command(images, tmp_path / "run", checkpoints["sam"], 0)[1:]
+    assert said(*words, "--grid", "adaptive", "--precision", "bf16") == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "grid adaptive, precision bf16: faster, not the same masks as the exact mode (docs/sam.md)"
+    told = {"grid": "adaptive", "precision": "bf16"}
+    weights = str(checkpoints["sam"])
+    assert not networks.inexact_modes(LabelSettings(masks=weights)) and not networks.inexact_modes(
+        LabelSettings(masks="tree", **told)
+    )
+    assert networks.inexact_modes(LabelSettings(masks="everything:tree", **told)).startswith("grid adaptive: faster")
+
+
 def test_tiles_of_one_pass_change_no_byte(
     images: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

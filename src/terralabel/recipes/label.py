@@ -24,7 +24,7 @@ from terralabel.recipes.backends import make_clusterer, make_extractor, make_gen
 from terralabel.recipes.layout import Backends, Layout
 from terralabel.recipes.learning import fit_extractor, weight_of
 from terralabel.recipes.measuring import MeasureJob, measure_shard, probe_tile
-from terralabel.recipes.networks import settle, worker_count
+from terralabel.recipes.networks import inexact_modes, release_networks, settle, worker_count
 from terralabel.recipes.relabel import (
     GroupsCrashed,
     assign,
@@ -81,6 +81,8 @@ def label_settings(
     found = ingest.find(sources, out, settings)
     settings, why = settle(settings, out)
     generator, extractor = make_generator(settings), make_extractor(settings)  # a wrong name or bad weights stop here
+    if settings.workers:
+        release_networks()  # each worker has its own
     workers = worker_count(settings)
     folder = RunFolder(out)
     folder.create()
@@ -106,6 +108,8 @@ def label_settings(
             pass
         folder.remove_unused_parts(layout.kept(folder.classes_path.read_text(encoding="utf-8"), corrections_digest(layout)))
         folder.write_manifest({**folder.manifest(), "finished": True})
+        if modes := inexact_modes(settings):
+            progress.say(modes)
     return open_run(out)
 
 
@@ -123,7 +127,8 @@ def estimate(sources: Sequence[str | Path], settings: LabelSettings, out: Path) 
 
 def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, float]:
     """Masks and features of every tile; tiles that kill their worker are quarantined alone."""
-    jobs = [layout.measure_job(group, shard) for group, shard in layout.shards()]
+    made_by = layout.backends.masks
+    jobs = [replace(layout.measure_job(group, shard), made_by=made_by) for group, shard in layout.shards()]
     _forget_healed(jobs, engine, progress)
     todo = [job for job in jobs if not (job.masks.exists() and job.features.exists())]
     tiles = sum(len(job.shard.tiles) for job in jobs)

@@ -12,8 +12,10 @@ from terralabel.recipes.settings import LabelSettings
 from terralabel.runs.folder import RunFolder
 
 __all__ = [
+    "inexact_modes",
     "memory_of_worker",
     "on_device",
+    "release_networks",
     "settle",
     "tiles_at_once",
     "weights_of",
@@ -104,6 +106,22 @@ def worker_count(settings: LabelSettings) -> int:
         return 2 if _free_on_gpu(settings) >= 2 * (size + _WORK_ON_GPU) else 1
     cores = settings.worker_count
     return max(1, min(cores // settings.threads, free_memory() // memory_of_worker(settings)))
+
+
+def inexact_modes(settings: LabelSettings) -> str:
+    """One line on the modes in use that make other masks than the exact one, "" where there are none."""
+    chosen = {"grid": settings.grid != "full", "precision": settings.precision != "fp32"}
+    if weights_of(settings.masks) is None:
+        chosen = {"grid": chosen["grid"] and settings.masks.startswith("everything:")}
+    named = [f"{mode} {getattr(settings, mode)}" for mode, used in chosen.items() if used]
+    return f"{', '.join(named)}: faster, not the same masks as the exact mode (docs/sam.md)" if named else ""
+
+
+def release_networks() -> None:
+    """Let go of networks that were loaded here to see what they are."""
+    from terralabel.masks.sam import release
+
+    release()
 
 
 def tiles_at_once(settings: LabelSettings) -> int:
