@@ -65,7 +65,11 @@ class Prediction:
 
 @runtime_checkable
 class Promptable(Protocol):
-    """Encode an image once; then masks for points, boxes and mask prompts, in batches (SAM's interface)."""
+    """Encode an image once; then masks for points, boxes and mask prompts, in batches (SAM's interface).
+
+    Two methods more are optional and only save time: `candidates` (see `Candidates`), and `encode_batch(tiles)`, which
+    returns the `encode` of each tile, in order, from one pass; on the CPU with the same bytes.
+    """
 
     name: str
     version: str
