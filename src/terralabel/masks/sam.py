@@ -12,6 +12,7 @@ stability and boxes from the small logits, pixels for survivors only.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, MissingExtraError, SettingsError, WeightsError
 from terralabel.masks.lowres import Frame, LowResMasks, measure
 from terralabel.masks.sam_input import network_input, prompt_tensors
+from terralabel.nets.weights import CATALOGUE, cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from terralabel.nets.sam.embedding import Embedding
     from terralabel.nets.sam.network import SamNetwork
 
-__all__ = ["Sam", "SamCandidates", "make_sam"]
+__all__ = ["Sam", "SamCandidates", "make_sam", "release", "stamp"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ class Sam:
     def _loaded(self) -> tuple[SamNetwork, str]:
         if self.network is not None:
             return self.network, "given"
-        return _load(self.source, self.device, self.precision, self.compile)
+        found = stamp(self.source)
+        if self.__dict__.setdefault("_met", found) != found:  # sent along to workers
+            raise WeightsError(f"{self.source}: the weights were replaced or removed while in use; start again.")
+        return _load(self.source, self.device, self.precision, self.compile, found)
 
     def encode(self, tile: Tile) -> Encoded:
         """The image encoder's view of the tile, with its feature map."""
@@ -254,15 +259,40 @@ def make_sam(
     return Sam(argument, device, precision, stability_score_offset, threads, compile)
 
 
+def stamp(source: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time (ns) of the last change of the files that `source` names; empty for what is not here.
+
+    Where it is another than before, the network under that name may be another.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        path = next((cache_folder() / model.file for model in CATALOGUE if source in (model.name, model.file)), path)
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    except FileNotFoundError:
+        return ()
+
+
+def release() -> None:
+    """Let go of the networks that this process has loaded; one that is needed again is loaded again."""
+    _load.cache_clear()
+    gc.collect()  # modules refer to themselves in circles
+
+
 @lru_cache(maxsize=2)
-def _load(source: str, device: str, precision: str, compile: bool) -> tuple[SamNetwork, str]:
-    """The network and the digest of its weights; once per process."""
+def _load(
+    source: str, device: str, precision: str, compile: bool, files: tuple[tuple[str, int, int], ...]
+) -> tuple[SamNetwork, str]:
+    """The network and the digest of its weights; once per process, and anew where its `files` (see `stamp`) are others."""
     try:
         from terralabel.nets.backbones import choose_device
         from terralabel.nets.sam import loading, network
     except ImportError as error:
         raise MissingExtraError(f"SAM needs the package {error.name!r}: pip install 'terralabel[torch]'.") from error
     loaded = loading.load(source)
+    if files and stamp(source) != files:
+        raise WeightsError(f"{source}: the weights were replaced while they were read; start again.")
     return network.make_network(loaded, device=choose_device(device), precision=precision, compile=compile), loaded.sha256
 
 

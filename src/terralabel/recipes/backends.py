@@ -51,9 +51,21 @@ def _has_network(masks: str) -> bool:
     return masks != "tree" and bool(getattr(registry.create("masks", masks), "makes_features", False))
 
 
-@lru_cache(maxsize=4)
 def make_generator(settings: LabelSettings) -> Any:
-    """The mask generator; a backend that only takes prompts is driven by a grid of points."""
+    """The mask generator; a backend that only takes prompts is driven by a grid of points.
+
+    The same object for the same settings, until a file of its weights is replaced under the same name.
+    """
+    weights = weights_of("tree" if settings.masks == "auto" else settings.masks)
+    if weights is None:
+        return _generator(settings, ())
+    from terralabel.masks.sam import stamp
+
+    return _generator(settings, stamp(weights))
+
+
+@lru_cache(maxsize=4)
+def _generator(settings: LabelSettings, weights_files: tuple[Any, ...]) -> Any:
     name, _ = resolve(settings)
     weights = weights_of(name)
     if weights is not None:

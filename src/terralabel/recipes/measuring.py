@@ -55,6 +55,7 @@ class MeasureJob:
     features: Path
     extractor_state: Path | None = None
     skip: tuple[tuple[str, str], ...] = ()  # (tile key, why): tiles that killed a worker
+    made_by: str = ""  # name and version of the mask generator that the parts' names tell of; "" asks for none
 
 
 @dataclass
@@ -137,6 +138,7 @@ class _Shard:
         self.job = job
         self.scenes = {scene.key: scene for scene in job.scenes}
         self.generator = make_generator(job.settings)
+        _check_maker(f"{self.generator.name} {self.generator.version}", job.made_by)
         self.extractor = _extractor(job.settings, job.extractor_state)
         self.reader = _Reader(job)
         self.done = MaskStore([job.masks]).shard(0) if job.masks.exists() else None
@@ -288,6 +290,14 @@ def _within(masks: Masks, valid: np.ndarray) -> Masks:
 def _box(bbox: np.ndarray) -> tuple[slice, slice]:
     x, y, w, h = (int(v) for v in bbox)
     return slice(y, y + h), slice(x, x + w)
+
+
+def _check_maker(name: str, expected: str) -> None:
+    """Nothing made by one network may be filed under the name of another."""
+    if expected and name != expected:
+        raise WeightsError(
+            f"masks: this run is made by {expected}, a worker has {name}: were the weights replaced? Run the same command again."
+        )
 
 
 def _check_masks(masks: Any, size: tuple[int, int], name: str) -> None:
