@@ -54,15 +54,16 @@ class Side:
 SIDES = (
     Side("official", "official"),
     Side("tuned", "tuned", environment=tuple(_THP.items())),
-    Side("fp32", "fp32", 3, same_as="official"),
-    Side("thp", "fp32", 3, tuple(_THP.items()), "official"),
-    Side("bf16", "bf16", 3),
+    Side("fp32", "fp32", 2, same_as="official"),
+    Side("thp", "fp32", 2, tuple(_THP.items()), "official"),
+    Side("bf16", "bf16", 2),
     Side("bf16-agreement", "bf16-agreement"),
-    Side("adaptive", "adaptive", 3, same_as="official"),
+    Side("adaptive", "adaptive", 2, same_as="official"),
     Side("post-official", "post-official"),
     Side("post-ours", "post-ours", 1, same_as="post-official"),
     Side("alps", "alps"),
-    Side("label", "label"),
+    Side("label", "label", 2),
+    Side("label-bf16", "label-bf16"),
 )
 #: (ours, reference, target).
 RATIOS = (
@@ -72,11 +73,12 @@ RATIOS = (
     ("adaptive", "official", ""),
     ("post-ours", "post-official", ">= 50x"),
     ("label", "alps", ">= 10x"),
+    ("label-bf16", "alps", ""),
 )
 PARTS = {
     "everything": ("official", "tuned", "fp32", "thp", "bf16", "bf16-agreement", "adaptive"),
     "post": ("post-official", "post-ours"),
-    "label": ("alps", "label"),
+    "label": ("alps", "label", "label-bf16"),
 }
 
 
