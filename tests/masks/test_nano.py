@@ -11,6 +11,7 @@ from terralabel import registry
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError, WeightsError
+from terralabel.masks.nano_cover import cover
 from terralabel.masks.pasting import paste, stability
 from terralabel.testing import check_mask_generator, check_promptable
 
@@ -139,3 +140,29 @@ def test_paste_cuts_at_zero_inside_the_window() -> None:
 def test_stability_is_a_share() -> None:
     sure, unsure, none = np.full((4, 4), 9.0), np.full((4, 4), 0.5), np.full((4, 4), -9.0)
     np.testing.assert_array_equal(stability(np.stack([sure, unsure, none]), 1.0), [1, 0, 0])
+
+
+def test_cover_takes_weaker_masks_where_nothing_is_and_pieces_of_the_rest() -> None:
+    def block(*box: int) -> np.ndarray:
+        mask = np.zeros((20, 30), bool)
+        mask[box[1] : box[3], box[0] : box[2]] = True
+        return mask
+
+    valid = np.ones((20, 30), bool)
+    valid[:, 28:] = False
+    good = Masks.from_arrays([block(0, 0, 10, 20)])
+    spare = Masks.from_arrays([block(8, 0, 20, 20), block(0, 0, 12, 20)], predicted_iou=np.array([0.15, 0.1], np.float32))
+    found = cover(good, spare, valid, smallest=4)
+    assert found.area.tolist() == [200, 240, 160]  # good, the spare one that is mostly bare, the piece at the right
+    assert found.predicted_iou.tolist() == pytest.approx([1, 0.15, 0])
+    assert len(cover(good, spare, valid, smallest=161)) == 2
+
+
+def test_fill_leaves_next_to_nothing_bare(roof: Tile) -> None:
+    backend = Nano()
+    whole, bare = (np.zeros(roof.size, bool) for _ in range(2))
+    for mask in backend.generate(backend.encode(roof)):
+        whole |= mask
+    for mask in Nano(fill=False).generate(backend.encode(roof)):
+        bare |= mask
+    assert whole.mean() > 0.99 and whole.mean() >= bare.mean()

@@ -21,6 +21,7 @@ from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError
 from terralabel.masks.gates import distinct_boxes, drop_duplicates
+from terralabel.masks.nano_cover import cover
 from terralabel.masks.nano_guesses import guess_at, guess_everywhere, three_of, with_points
 from terralabel.masks.nano_views import Asked, Views, as_input, decode, shrunk
 from terralabel.masks.pasting import paste, stability
@@ -46,6 +47,7 @@ class Nano:
     nms_thresh       of two masks whose IoU is higher only the better one is proposed
     max_guesses      at most so many guessed boxes of a tile are looked at; of a large tile, `guesses_per_area` for every
                      65,536 pixels, if that is more
+    fill             propose also what is left: weaker masks where nothing else is, and the pieces between all masks
     min_size         masks smaller than this many pixels are not proposed
     stability_score_offset  shift of the cut-off in the stability score
     weights          another network's file, of the same architecture; None for the shipped one
@@ -57,6 +59,7 @@ class Nano:
     nms_thresh: float = 0.75
     max_guesses: int = 300
     guesses_per_area: int = 64
+    fill: bool = True
     min_size: int = 16
     stability_score_offset: float = 1.0
     weights: str | None = None
@@ -169,8 +172,14 @@ class Nano:
         sure = np.full(len(boxes), _SURE_OF_GUESS, np.float32)
         asked = Asked(boxes, sure, points[:, None], ones, -ones[:, 0], None)
         found = replace(self._masks(net, state, asked, encoded.tile, _COARSE_GRID), point_coords=points)
-        good = found.select((found.predicted_iou >= self.pred_iou_thresh) & (found.area >= self.min_size))
-        return drop_duplicates(good, box_iou=None, mask_iou=self.nms_thresh).masks
+        found = found.select(found.area >= self.min_size)
+        good = found.predicted_iou >= self.pred_iou_thresh
+        distinct = drop_duplicates(found.select(good), box_iou=None, mask_iou=self.nms_thresh).masks
+        if not self.fill:
+            return distinct
+        spare = found.select(~good)
+        spare = spare.select(np.argsort(-spare.predicted_iou, kind="stable"))
+        return cover(distinct, spare, encoded.tile.valid, self.min_size)
 
     def _distinct_guesses(
         self, boxes: np.ndarray, fits: np.ndarray, points: np.ndarray, size: tuple[int, int]
