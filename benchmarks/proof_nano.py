@@ -93,7 +93,8 @@ def tiles(proof: Proof, data: Path, limit: int | None) -> Iterator[tuple[Tile, M
     for folder in proof.folders:
         paths = [p for p in sorted((data / folder / "images").iterdir()) if not proof.only_held_out or held_out(p.stem)]
         for path in paths if proof.only_held_out else paths[:limit]:
-            stored = cv2.imread(str(data / folder / "masks" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+            mask = next((data / folder / "masks").glob(f"{path.stem}*.png"))  # some are named for the scene and more
+            stored = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
             truth = instance_masks(proof.instances(stored), min_size=proof.smallest)
             if not proof.everything and len(truth) > 40:
                 truth = truth.select(np.linspace(0, len(truth) - 1, 40).astype(int))
