@@ -166,3 +166,17 @@ def test_fill_leaves_next_to_nothing_bare(roof: Tile) -> None:
     for mask in Nano(fill=False).generate(backend.encode(roof)):
         bare |= mask
     assert whole.mean() > 0.99 and whole.mean() >= bare.mean()
+
+
+def test_the_number_of_threads_changes_nothing(roof: Tile) -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(Nano().generate(Nano().encode(roof)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0].runs, found[1].runs)
+    np.testing.assert_array_equal(found[0].predicted_iou, found[1].predicted_iou)

@@ -23,7 +23,7 @@ from terralabel.errors import ContractError, SettingsError
 from terralabel.masks.gates import distinct_boxes, drop_duplicates
 from terralabel.masks.nano_cover import cover
 from terralabel.masks.nano_guesses import guess_at, guess_everywhere, three_of, with_points
-from terralabel.masks.nano_views import Asked, Views, as_input, decode, shrunk
+from terralabel.masks.nano_views import Asked, Views, as_input, decode, inference, shrunk
 from terralabel.masks.pasting import paste, stability
 
 if TYPE_CHECKING:
@@ -86,13 +86,12 @@ class Nano:
         """The tile's maps at every size; nothing for a tile without a valid pixel."""
         if not tile.valid.any():
             return Encoded(tile, None)
-        import torch
 
         from terralabel.nets.nano.network import STRIDE, describe
 
         net, _ = _loaded(self.weights)
         seen, sizes = [], []
-        with torch.inference_mode():
+        with inference():
             for picture, valid in shrunk(tile):
                 seen.append(net.encode(as_input(picture, valid)))
                 sizes.append(valid.shape)

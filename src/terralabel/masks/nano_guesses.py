@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terralabel.core.tile import Tile
-from terralabel.masks.nano_views import FACTOR, LONGEST, Views
+from terralabel.masks.nano_views import FACTOR, LONGEST, Views, inference
 
 if TYPE_CHECKING:
     from terralabel.nets.nano.network import NanoNet
@@ -20,7 +20,7 @@ def guess_at(net: NanoNet, state: Views, xy: np.ndarray) -> tuple[np.ndarray, np
     import torch
 
     boxes, fits = [], []
-    with torch.inference_mode():
+    with inference():
         for k, seen in enumerate(state.seen):
             place = torch.from_numpy(xy)[None] / FACTOR**k
             found, fit = net.guess(net.features_at(seen, place), place)
@@ -70,7 +70,7 @@ def guess_everywhere(net: NanoNet, state: Views, tile: Tile, lowest: float) -> t
     import torch
 
     every: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    with torch.inference_mode():
+    with inference():
         for k, (seen, (h, w)) in enumerate(zip(state.seen, state.sizes, strict=True)):
             y, x = np.mgrid[4:h:8, 4:w:8].astype(np.float32) if min(h, w) > 4 else np.zeros((2, 1, 1), np.float32) + 0.5
             xy = np.stack([x.ravel(), y.ravel()], 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from terralabel.nets.nano.network import NanoNet, Seen
 
-__all__ = ["FACTOR", "LONGEST", "Asked", "Views", "as_input", "decode", "shrunk"]
+__all__ = ["FACTOR", "LONGEST", "Asked", "Views", "as_input", "decode", "inference", "shrunk"]
 
 #: Each picture of a tile is this much smaller than the one before; boxes longer than `LONGEST` pixels go to the next.
 FACTOR, LONGEST = 4, 224
@@ -45,6 +47,20 @@ class Asked:
     labels: np.ndarray
     rough: np.ndarray
     masks: Masks | None
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Without gradients and with one thread: the last bits depend on the number, and `label` has workers to fill the cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def shrunk(tile: Tile) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -106,7 +122,7 @@ def _decode_part(
     shrink = FACTOR**k
     small = torch.from_numpy(windows / shrink)
     rough = np.stack([_rough(asked, int(i), window, grid) for i, window in zip(part, windows, strict=True)])
-    with torch.inference_mode():
+    with inference():
         prompts = prompt_channels(
             small, grid, state.sizes[k], torch.from_numpy(asked.boxes[part] / shrink), torch.from_numpy(asked.sure[part]),
             torch.from_numpy(asked.points[part] / shrink), torch.from_numpy(asked.labels[part]), torch.from_numpy(rough),
