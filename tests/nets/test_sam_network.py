@@ -74,7 +74,8 @@ def test_masks_past_the_threshold_are_those_that_decode_gives(networks: dict[str
     logits, iou = asked(net, e, points)
     assert logits.shape == (21, 3, net.mask_size, net.mask_size)
     assert (logits.dtype, iou.dtype, iou.shape) == (torch.float32, torch.float32, (21, 3))
-    thresh = float(iou.median())
+    middle = iou.flatten().sort().values[iou.numel() // 2 :][:2]
+    thresh = float(middle.mean())  # not one of them: their last bits depend on how many are asked for at once
     index, found, masks = passing(net, e, points, thresh, batch=8)
     assert index.tolist() == (iou > thresh).flatten().nonzero()[:, 0].tolist()
     assert 0 < len(index) < iou.numel()
