@@ -376,7 +376,9 @@ def test_full_size_equals_transformers(name: str) -> None:
     """Hiera-tiny and RepViT-M1 at 1024 px."""
     arguments = {key: value for key, value in REPVIT["model_args"].items() if key not in ("embed_dim", "depth")}
     published = {"EdgeTam": {"vision_config": {"backbone_config": REPVIT | {"model_args": arguments}}}, "Sam2": {}}[name]
-    model = draw(getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**published)))
+    model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**published)).eval()
+    if name == "Sam2":  # RepViT's many layers without norms between them make drawn weights grow to 1e7, and rounding with them
+        draw(model)
     pixels = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(1))
     (embedding,), (expected,) = make_encoder(model)(pixels), reference(model, pixels)
     assert difference(flat(embedding), expected) < EXACT
