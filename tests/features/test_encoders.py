@@ -13,7 +13,7 @@ from terralabel.contracts import FeatureExtractor
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import MissingExtraError, SettingsError, WeightsError
-from terralabel.features.encoders import Encoder, feature_maps, hf, mobilenet_v2, rgb, timm
+from terralabel.features.encoders import Encoder, feature_maps, hf, mobilenet_v2, timm
 from terralabel.nets.backbones import Backbone
 
 
@@ -48,14 +48,14 @@ def linear_net(window: int | None, multiple: int = 4) -> Backbone:
 
 
 def test_bands_by_the_documented_rule() -> None:
-    assert rgb(noise(4, 4, 1)).shape == (4, 4, 3)
-    np.testing.assert_array_equal(rgb(noise(4, 4, 1, "sar"))[..., 2], noise(4, 4, 1).pixels[..., 0])
-    np.testing.assert_array_equal(rgb(noise(4, 4, 7)), noise(4, 4, 7).pixels[..., :3])
+    assert noise(4, 4, 1).rgb("features appearance").shape == (4, 4, 3)
+    np.testing.assert_array_equal(noise(4, 4, 1, "sar").rgb("features appearance")[..., 2], noise(4, 4, 1).pixels[..., 0])
+    np.testing.assert_array_equal(noise(4, 4, 7).rgb("features appearance"), noise(4, 4, 7).pixels[..., :3])
     for bands in (2, 3, 13):
         with pytest.raises(SettingsError, match=f"SAR with {bands} bands"):
-            rgb(noise(4, 4, bands, "sar"))
+            noise(4, 4, bands, "sar").rgb("features appearance")
     with pytest.raises(SettingsError, match="2 bands"):
-        rgb(noise(4, 4, 2))
+        noise(4, 4, 2).rgb("features appearance")
 
 
 @pytest.mark.parametrize("window", [None, 16])

@@ -136,12 +136,15 @@ class Masks:
         """The masks without the pixels that are not `valid` ((H, W) bool of the tile); scores and prompts stay."""
         if valid.shape != tuple(self.size):
             raise ContractError(f"Masks.within: expected valid pixels of {self.size}, got {valid.shape}.")
-        if valid.all():
+        if valid.all() or not len(self):
             return self
-        codes = []
-        for i in range(len(self)):
+        outside = np.flatnonzero(self.sums((~valid)[:, :, None])[:, 0])
+        if not len(outside):
+            return self
+        codes = [self.code(i) for i in range(len(self))]
+        for i in outside.tolist():
             x, y, w, h = (int(v) for v in self.bbox[i])
-            codes.append(rle.encode_boxed(self.crop(i) & valid[y : y + h, x : x + w], x, y, self.size))
+            codes[i] = rle.encode_boxed(self.crop(i) & valid[y : y + h, x : x + w], x, y, self.size)
         return Masks.from_codes(codes, self.size, **self._scores())
 
     @classmethod

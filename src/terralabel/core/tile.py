@@ -8,7 +8,7 @@ import numpy as np
 
 from terralabel.core.georeference import Georeference
 from terralabel.core.grid import TilePlan, Window
-from terralabel.errors import ContractError
+from terralabel.errors import ContractError, SettingsError
 
 __all__ = ["Tile"]
 
@@ -49,6 +49,22 @@ class Tile:
     def size(self) -> tuple[int, int]:
         """(H, W)."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    def rgb(self, instead: str) -> np.ndarray:
+        """(H, W, 3) uint8 for a network that knows colour pictures: one band three times, or the first three of an optical tile.
+
+        Raises `SettingsError` for two bands and for several of SAR; `instead` is the setting that takes them, for the message.
+        """
+        bands = self.pixels.shape[2]
+        if bands == 1:
+            return np.repeat(self.pixels, 3, axis=2)
+        if self.sensor == "sar":
+            raise SettingsError(
+                f"SAR with {bands} bands: this encoder knows colour pictures; choose one band with --bands, or {instead}."
+            )
+        if bands == 2:
+            raise SettingsError("2 bands: this encoder takes one or three; choose with --bands.")
+        return self.pixels[:, :, :3]
 
     @classmethod
     def from_array(

@@ -26,12 +26,11 @@ import numpy as np
 from terralabel.contracts import Encoded
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
-from terralabel.errors import SettingsError
 from terralabel.features.pooled import pool, unit_length
 from terralabel.nets import backbones
 from terralabel.nets.backbones import Backbone
 
-__all__ = ["Encoder", "feature_maps", "hf", "mobilenet_v2", "rgb", "timm"]
+__all__ = ["Encoder", "feature_maps", "hf", "mobilenet_v2", "timm"]
 
 _LOADERS = {"mobilenet_v2": backbones.load_mobilenet, "timm": backbones.load_timm, "hf": backbones.load_hf}
 #: Windows sent through the network at once.
@@ -98,26 +97,14 @@ def hf(argument: str, *, device: str = "auto") -> Encoder:
     return Encoder("hf", argument, device)
 
 
-def rgb(tile: Tile) -> np.ndarray:
-    """(H, W, 3) uint8 for a network that knows colour pictures, by the rule above."""
-    bands = tile.pixels.shape[2]
-    if bands == 1:
-        return np.repeat(tile.pixels, 3, axis=2)
-    if tile.sensor == "sar":
-        raise SettingsError(
-            f"SAR with {bands} bands: this encoder knows colour pictures; choose one band with --bands, or features appearance."
-        )
-    if bands == 2:
-        raise SettingsError("2 bands: this encoder takes one or three; choose with --bands.")
-    return tile.pixels[:, :, :3]
-
-
 def feature_maps(net: Backbone, tile: Tile) -> list[tuple[np.ndarray, tuple[float, float]]]:
     """((h, w, d) float32, (rows, columns) of cells that span the tile) of each tap."""
     height, width = tile.size
     side_y, side_x = (net.window or -(-length // net.multiple) * net.multiple for length in tile.size)
     rows, columns = -(-height // side_y), -(-width // side_x)
-    normalised = (rgb(tile) / np.float32(255) - np.array(net.mean, dtype=np.float32)) / np.array(net.std, dtype=np.float32)
+    normalised = (tile.rgb("features appearance") / np.float32(255) - np.array(net.mean, dtype=np.float32)) / np.array(
+        net.std, dtype=np.float32
+    )
     normalised[~tile.valid] = 0
     padding = (0, rows * side_y - height), (0, columns * side_x - width), (0, 0)
     padded = np.pad(normalised.astype(np.float32), padding, mode="symmetric")

@@ -8,7 +8,7 @@ import numpy as np
 
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
-from terralabel.errors import ContractError, SettingsError
+from terralabel.errors import ContractError
 from terralabel.masks.lowres import Frame
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def _padded(net: SamNetwork, tile: Tile, frame: Frame) -> Tensor:
     from PIL import Image
 
     height, width = frame.input_size
-    resized = np.asarray(Image.fromarray(_colours(tile)).resize((width, height), Image.Resampling.BILINEAR))
+    resized = np.asarray(
+        Image.fromarray(np.ascontiguousarray(tile.rgb("masks tree"))).resize((width, height), Image.Resampling.BILINEAR)
+    )
     # the released code has these numbers on the scale of 0 .. 255, with three decimals
     mean, std = (np.round(np.asarray(values, dtype=np.float64) * 255, 3).astype(np.float32) for values in (net.mean, net.std))
     out = np.zeros((3, net.image_size, net.image_size), dtype=np.float32)
@@ -46,26 +48,12 @@ def _stretched(net: SamNetwork, tile: Tile) -> Tensor:
     import torch
     from torch.nn.functional import interpolate
 
-    pixels = torch.from_numpy(_colours(tile).transpose(2, 0, 1).copy()).float().div(255)
+    pixels = torch.from_numpy(tile.rgb("masks tree").transpose(2, 0, 1).copy()).float().div(255)
     if tuple(tile.size) != (net.image_size, net.image_size):
         side = (net.image_size, net.image_size)
         pixels = interpolate(pixels[None], side, mode="bilinear", align_corners=False, antialias=True)[0]
     mean, std = (torch.as_tensor(np.asarray(values, dtype=np.float32))[:, None, None] for values in (net.mean, net.std))
     return (pixels - mean) / std
-
-
-def _colours(tile: Tile) -> np.ndarray:
-    """(H, W, 3) uint8: one band three times, or the first three of an optical tile."""
-    bands = tile.pixels.shape[2]
-    if bands == 1:
-        return np.repeat(tile.pixels, 3, axis=2)
-    if tile.sensor == "sar":
-        raise SettingsError(
-            f"SAR with {bands} bands: this encoder knows colour pictures; choose one band with --bands, or masks tree."
-        )
-    if bands == 2:
-        raise SettingsError("2 bands: this encoder takes one or three; choose with --bands.")
-    return np.ascontiguousarray(tile.pixels[:, :, :3])
 
 
 def prompt_tensors(

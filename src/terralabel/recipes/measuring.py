@@ -260,36 +260,8 @@ def _extractor(settings: LabelSettings, state: Path | None) -> Any:
 
 def _gated(masks: Masks, tile: Tile, settings: LabelSettings, scene: Scene) -> Passed:
     """ALPS's filtering gate and the minimum size; pixels without data belong to no mask, whatever a backend says."""
-    masks = _within(masks, tile.valid)
-    passed = area_gate(masks, largest=settings.tau, reference=gate_reference(scene))
+    passed = area_gate(masks.within(tile.valid), largest=settings.tau, reference=gate_reference(scene))
     return passed.then(minimum_size, smallest=settings.min_size)
-
-
-def _within(masks: Masks, valid: np.ndarray) -> Masks:
-    if valid.all() or not len(masks):
-        return masks
-    outside = masks.sums((~valid)[:, :, None])[:, 0] > 0
-    if not outside.any():
-        return masks
-    codes = [
-        rle.encode_boxed(masks.crop(i) & valid[_box(masks.bbox[i])], int(masks.bbox[i, 0]), int(masks.bbox[i, 1]), masks.size)
-        if outside[i]
-        else masks.code(i)
-        for i in range(len(masks))
-    ]
-    return Masks.from_codes(
-        codes,
-        masks.size,
-        predicted_iou=masks.predicted_iou,
-        stability_score=masks.stability_score,
-        point_coords=masks.point_coords,
-        crop_box=masks.crop_box,
-    )
-
-
-def _box(bbox: np.ndarray) -> tuple[slice, slice]:
-    x, y, w, h = (int(v) for v in bbox)
-    return slice(y, y + h), slice(x, x + w)
 
 
 def _check_maker(name: str, expected: str) -> None:
