@@ -37,8 +37,8 @@ lint: $(VENV)/all.stamp  ## ruff
 types: $(VENV)/all.stamp  ## mypy
 	$(BIN)/mypy
 
-tests: $(VENV)/all.stamp  ## pytest, the default run
-	$(BIN)/python -m pytest
+tests: $(VENV)/all.stamp  ## pytest, the default run, a process a core
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 docs: $(VENV)/all.stamp  ## write the generated reference pages
 	$(BIN)/python docs/generate.py
