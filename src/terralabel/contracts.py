@@ -17,6 +17,7 @@ import numpy as np
 
 from terralabel.core.classes import Classes
 from terralabel.core.grid import Window
+from terralabel.core.labelled import LabelledSet
 from terralabel.core.masks import Masks
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
@@ -26,9 +27,11 @@ __all__ = [
     "Batches",
     "Candidates",
     "Clusterer",
+    "DatasetReader",
     "Encoded",
     "Exporter",
     "FeatureExtractor",
+    "LabelRequest",
     "MaskGenerator",
     "Prediction",
     "Promptable",
@@ -269,4 +272,34 @@ class Exporter(Protocol):
 
     def export(self, run: RunView, out: Path) -> list[Path]:
         """Write into the folder `out` through temporary names; return the files written."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """What a person asked for when opening a labelled data set.
+
+    `folder` the set; `classes` a class file in place of its own; `labels` where labels lie if not there; for labels of plain ids
+    `ignore` are stored values that mean "no label", and `threshold` makes a grey mask the classes 0 and 1.
+    """
+
+    folder: Path
+    classes: Path | None = None
+    labels: Path | None = None
+    ignore: tuple[int, ...] = ()
+    threshold: int | None = None
+
+
+@runtime_checkable
+class DatasetReader(Protocol):
+    """Finds the images and labels of a data set on disk; made without arguments."""
+
+    name: str
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether the folder has this layout; looks at names only, and never raises for a folder that can be listed."""
+        ...
+
+    def read(self, request: LabelRequest) -> LabelledSet:
+        """The set. `InputError` says in one line what is missing, what to download from where, and into which layout."""
         ...

@@ -51,6 +51,11 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "yolo": "terralabel.export.yolo:Yolo",
         "instances": "terralabel.export.instances:Instances",
     },
+    "datasets": {
+        "folder": "terralabel.imagery.datasets.folders:ImageFolder",
+        "mmseg": "terralabel.imagery.datasets.folders:MmsegFolder",
+        "run": "terralabel.imagery.datasets.folders:RunFolderLabels",
+    },
 }
 
 #: Names that begin like this are checkpoints (`terralabel models list`) of a backend.
@@ -65,7 +70,7 @@ def _entries(kind: str) -> dict[str, str]:
 
 
 def names(kind: str) -> list[str]:
-    """The names known for a kind of backend ("masks", "features", "clusters", "export"), sorted."""
+    """The names known for a kind of backend ("masks", "features", "clusters", "export", "datasets"), sorted."""
     return sorted(_entries(kind))
 
 

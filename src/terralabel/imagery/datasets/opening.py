@@ -1,0 +1,64 @@
+"""One door to labelled data sets, whatever their layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from terralabel import registry
+from terralabel.contracts import DatasetReader, LabelRequest
+from terralabel.core.labelled import LabelledSet
+from terralabel.errors import InputError
+
+__all__ = ["open_labelled", "recognised"]
+
+#: Tried first, in this order: layouts that others look like. Then whatever is registered, then `folder`.
+_FIRST = ("run", "isaid", "potsdam", "samrs", "loveda", "mmseg", "coco")
+
+
+def open_labelled(
+    folder: str | Path,
+    *,
+    format: str = "auto",
+    classes: str | Path | None = None,
+    labels: str | Path | None = None,
+    ignore: Sequence[int] = (),
+    threshold: int | None = None,
+) -> LabelledSet:
+    """The images and labels of a data set.
+
+    `format`: a name of `registry.names("datasets")`, or "auto". `classes`: a class file in place of the set's own.
+    `labels`: the folder (or COCO file) of labels when it does not lie beside the images in `folder`. For plain folders, `ignore`
+    are stored values that mean "no label", and `threshold` makes a grey or instance mask the classes 0 and 1.
+
+    Raises `InputError` (what is missing, where to get it, and the layout expected) and `SettingsError` (unknown format).
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist: expected a run, or the folder of a data set.", "missing")
+    given = LabelRequest(
+        folder,
+        Path(classes) if classes is not None else None,
+        Path(labels) if labels is not None else None,
+        tuple(ignore),
+        threshold,
+    )
+    reader: DatasetReader = registry.create("datasets", recognised(folder, given.labels) if format == "auto" else format)
+    return reader.read(given)
+
+
+def recognised(folder: Path, labels: Path | None = None) -> str:
+    """The format that a folder's layout is of."""
+    if labels is not None:
+        return "coco" if labels.suffix.lower() == ".json" else "folder"
+    known = registry.names("datasets")
+    order = [name for name in _FIRST if name in known]
+    order += [name for name in known if name not in (*order, "folder")]
+    for name in [*order, "folder"]:
+        if registry.create("datasets", name).recognises(folder):
+            return name
+    raise InputError(
+        f"{folder} is no data set that is known: expected a run, images/ beside labels/, img_dir/ beside ann_dir/, or one of"
+        f" {', '.join(known)}; name its format, or give the folder of labels.",
+        "unknown-format",
+    )
