@@ -52,9 +52,14 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "instances": "terralabel.export.instances:Instances",
     },
     "datasets": {
+        "coco": "terralabel.imagery.datasets.coco:Coco",
         "folder": "terralabel.imagery.datasets.folders:ImageFolder",
+        "isaid": "terralabel.imagery.datasets.isaid:ISaid",
+        "loveda": "terralabel.imagery.datasets.loveda:LoveDA",
         "mmseg": "terralabel.imagery.datasets.folders:MmsegFolder",
+        "potsdam": "terralabel.imagery.datasets.potsdam:Potsdam",
         "run": "terralabel.imagery.datasets.folders:RunFolderLabels",
+        "samrs": "terralabel.imagery.datasets.samrs:Samrs",
     },
 }
 

@@ -15,6 +15,7 @@ from terralabel.errors import InputError
 
 __all__ = [
     "ByColor",
+    "ByFolder",
     "ByThreshold",
     "ByValue",
     "Drawn",
@@ -22,7 +23,6 @@ __all__ = [
     "LabelledSet",
     "ToIds",
     "pack_colors",
-    "unknown_ids",
 ]
 
 
@@ -41,13 +41,17 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class ByValue:
-    """Stored values that mean another id: (value, id) pairs; a value that is not listed is its own id."""
+    """Stored values that mean another id: (value, id) pairs.
+
+    A value that is not listed is its own id; with `strict` it is unknown, but for 255.
+    """
 
     table: tuple[tuple[int, int], ...]
+    strict: bool = False
 
     def ids(self, stored: np.ndarray) -> np.ndarray:
-        """(H, W) int32 ids of (H, W) stored whole numbers."""
-        out = stored.astype(np.int32)
+        """(H, W) int32 ids of (H, W) stored whole numbers; -1 where the value is unknown."""
+        out = np.where(stored == IGNORE, IGNORE, -1).astype(np.int32) if self.strict else stored.astype(np.int32)
         for value, class_id in self.table:
             out[stored == value] = class_id
         return out
@@ -66,9 +70,13 @@ class ByThreshold:
 
 @dataclass(frozen=True)
 class ByColor:
-    """Labels painted in colours: ((red, green, blue), id) pairs; a colour that is not listed is unknown."""
+    """Labels painted in colours: ((red, green, blue), id) pairs; a colour that is not listed is unknown.
+
+    `tolerance`: how far off each of red, green and blue may be.
+    """
 
     table: tuple[tuple[tuple[int, int, int], int], ...]
+    tolerance: int = 0
 
     def ids(self, stored: np.ndarray) -> np.ndarray:
         """(H, W) int32 ids of (H, W, 3) uint8 colours; -1 where the colour is unknown."""
@@ -76,7 +84,28 @@ class ByColor:
         out = np.full(packed.shape, -1, dtype=np.int32)
         for color, class_id in self.table:
             out[packed == (color[0] << 16 | color[1] << 8 | color[2])] = class_id
+        if self.tolerance and (off := np.nonzero(out < 0))[0].size:
+            distance = np.abs(stored[off].astype(np.int16)[:, None] - np.array([c for c, _ in self.table], np.int16)).max(
+                axis=2
+            )
+            nearest = distance.argmin(axis=1)  # (n,)
+            known = np.array([i for _, i in self.table], np.int32)[nearest]
+            out[off] = np.where(distance.min(axis=1) <= self.tolerance, known, -1)
         return out
+
+
+@dataclass(frozen=True)
+class ByFolder:
+    """Label folders with ids of their own: (folder, meaning) pairs; a label has that of the folder it lies in or below."""
+
+    table: tuple[tuple[Path, ByValue], ...]
+
+    def of(self, label: Path) -> ByValue:
+        """The meaning of one label file; `InputError` when it lies in none of the folders."""
+        for folder, meaning in self.table:
+            if folder in label.parents:
+                return meaning
+        raise InputError(f"{label} lies in none of the folders of this data set.", "no-label")
 
 
 def pack_colors(rgb: np.ndarray) -> np.ndarray:
@@ -94,7 +123,7 @@ class Drawn(Protocol):
 
 
 #: How label files become ids; None: one band of ids, as they are.
-ToIds = ByValue | ByThreshold | ByColor | Drawn | None
+ToIds = ByValue | ByThreshold | ByColor | ByFolder | Drawn | None
 
 
 @dataclass(frozen=True)
@@ -149,10 +178,3 @@ class LabelledSet:
     def with_images(self, images: Iterable[LabelledImage]) -> LabelledSet:
         """The same set with these images."""
         return replace(self, images=tuple(images))
-
-
-def unknown_ids(ids: np.ndarray, classes: Classes) -> dict[int, int]:
-    """id -> pixels, of ids that are neither a class nor 255."""
-    found, counts = np.unique(ids, return_counts=True)
-    known = {entry.id for entry in classes} | {IGNORE}
-    return {int(i): int(n) for i, n in zip(found, counts, strict=True) if int(i) not in known}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import shapely
 
 from terralabel.core.classes import IGNORE, Classes
+from terralabel.core.coco import checked_counts, checked_rings, compress, is_whole_number
 from terralabel.core.grid import Window
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
@@ -19,14 +19,10 @@ from terralabel.export.edits import Edit, Index, Reject, fingerprint
 from terralabel.export.names import relative_sources
 from terralabel.export.note import Note
 from terralabel.export.placement import Unusable
-from terralabel.export.segments import compress, decompress, object_segments, to_frame
+from terralabel.export.segments import object_segments, to_frame
 from terralabel.export.shapes import Shape, rasterized
 
 __all__ = ["CocoFile", "coco_shape"]
-
-
-def _whole_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def coco_shape(segmentation: Any, width: int, height: int) -> tuple[Shape, int]:
@@ -36,7 +32,7 @@ def coco_shape(segmentation: Any, width: int, height: int) -> tuple[Shape, int]:
     polygons of fewer than 3 points, self-crossing, not finite or outside.
     """
     if isinstance(segmentation, dict):
-        counts = _counts(segmentation, width, height)
+        counts = checked_counts(segmentation, width, height)
         shape = Shape.of_runs(counts, Window(0, 0, width, height))
         print_ = fingerprint(compress(counts, np.array([0, len(counts)]))[0].encode())
     elif isinstance(segmentation, list):
@@ -48,40 +44,12 @@ def coco_shape(segmentation: Any, width: int, height: int) -> tuple[Shape, int]:
     return shape, print_
 
 
-def _counts(segmentation: dict[str, Any], width: int, height: int) -> np.ndarray:
-    size, counts = segmentation.get("size"), segmentation.get("counts")
-    if size != [height, width]:
-        raise InputError(f"RLE of size {size!r}, the image is [{height}, {width}]", "rle-size")
-    if isinstance(counts, str):
-        if len(counts) > 7 * (width * height + 1):
-            raise InputError("RLE is longer than the image has pixels", "rle-long")
-        runs = decompress(counts)
-    elif isinstance(counts, list) and counts and all(_whole_number(v) and abs(v) <= width * height for v in counts):
-        runs = np.array(counts, dtype=np.int64)
-    else:
-        raise InputError("RLE counts are not a list of whole numbers within the image", "bad-rle")
-    if runs.min() < 0:
-        raise InputError("RLE has a negative run", "rle-negative")
-    if runs.max() > width * height or runs.sum() != width * height:
-        status = "rle-short" if runs.sum() < width * height else "rle-long"
-        raise InputError(f"RLE adds up to {int(runs.sum())} pixels, the image has {width * height}", status)
-    return runs
-
-
 def _polygons(parts: list[Any]) -> shapely.Geometry:
-    rings = []
-    for part in parts:
-        if not isinstance(part, list) or len(part) % 2 or len(part) < 6:
-            raise InputError("a polygon has fewer than 3 points", "few-points")
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in part):
-            raise InputError("a polygon has coordinates that are no finite numbers", "bad-coordinates")
-        polygon = shapely.Polygon(np.array(part, dtype=np.float64).reshape(-1, 2))
+    polygons = [shapely.Polygon(ring) for ring in checked_rings(parts)]
+    for polygon in polygons:
         if not polygon.is_valid:
             raise InputError(f"a polygon is not valid ({shapely.is_valid_reason(polygon)})", "self-crossing")
-        rings.append(polygon)
-    if not rings:
-        raise InputError("no polygon", "few-points")
-    return shapely.union_all(rings)
+    return shapely.union_all(polygons)
 
 
 @dataclass
@@ -106,7 +74,7 @@ class CocoFile:
         self._categories = {
             c["id"]: str(c.get("name", ""))
             for c in self.data["categories"]
-            if isinstance(c, dict) and _whole_number(c.get("id"))
+            if isinstance(c, dict) and is_whole_number(c.get("id"))
         }
 
     def _match_images(self) -> dict[int, tuple[Scene | None, str]]:
@@ -118,7 +86,7 @@ class CocoFile:
             stems.setdefault(scene.stem, []).append(scene)
         found: dict[int, tuple[Scene | None, str]] = {}
         for image in self.data["images"]:
-            if not isinstance(image, dict) or not _whole_number(image.get("id")):
+            if not isinstance(image, dict) or not is_whole_number(image.get("id")):
                 continue
             name = str(image.get("file_name", ""))
             alike = stems.get(PurePosixPath(name).stem, [])
@@ -147,7 +115,7 @@ class CocoFile:
         for position, annotation in enumerate(self.data["annotations"]):
             item = f"annotation {position} (by position)"
             try:
-                if not isinstance(annotation, dict) or not _whole_number(annotation.get("id")):
+                if not isinstance(annotation, dict) or not is_whole_number(annotation.get("id")):
                     raise Unusable("bad-id", "its id is no whole number")
                 number = annotation["id"]
                 item = f"annotation {number}"

@@ -7,18 +7,14 @@ objects is done on segments, so memory follows the length of an outline, never t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from terralabel.core import rle
+from terralabel.core.coco import compress, decompress
 from terralabel.core.objects import Objects
-from terralabel.errors import InputError
 
 __all__ = ["Segments", "compress", "decompress", "object_segments", "run_segments", "to_frame"]
-
-#: Characters of one compressed run length: 7 x 5 bits hold every length that fits 32 bits with its sign.
-_MAX_CHARACTERS = 7
 
 
 @dataclass(frozen=True)
@@ -84,45 +80,3 @@ def to_frame(segments: Segments, size: tuple[int, int]) -> tuple[np.ndarray, np.
     keep[ends[(lengths[ends] == 0) & (pairs > 0)]] = False  # no trailing run of zeros of length 0
     offsets = np.concatenate([[0], np.cumsum(keep)])[edge_offsets]
     return lengths[keep], offsets.astype(np.int64)
-
-
-def compress(runs: np.ndarray, offsets: np.ndarray) -> list[str]:
-    """COCO's compressed run lengths, one string per mask, as pycocotools writes them."""
-    runs = np.asarray(runs, dtype=np.int64)
-    index = np.arange(runs.size) - np.repeat(offsets[:-1], np.diff(offsets))
-    value = runs.copy()
-    later = np.flatnonzero(index > 2)
-    value[later] -= runs[later - 2]
-    characters = np.zeros((runs.size, _MAX_CHARACTERS), dtype=np.uint8)
-    used = np.zeros((runs.size, _MAX_CHARACTERS), dtype=bool)
-    more = np.ones(runs.size, dtype=bool)
-    for k in range(_MAX_CHARACTERS):
-        low = value & 31
-        value >>= 5
-        used[:, k] = more
-        go_on = np.where(low & 16, value != -1, value != 0)
-        characters[:, k] = low + 32 * go_on + 48
-        more = more & go_on
-    text = characters[used].tobytes().decode("ascii")
-    ends = np.concatenate([[0], np.cumsum(used.sum(axis=1))])[offsets]
-    return [text[a:b] for a, b in pairwise(ends)]
-
-
-def decompress(text: str) -> np.ndarray:
-    """Run lengths (int64) of one compressed string; `InputError` for anything that is not one. Totals are not checked."""
-    raw = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8).astype(np.int64) - 48
-    if raw.size == 0 or raw.min() < 0 or raw.max() > 63:
-        raise InputError("not a compressed run length: characters outside '0'..'o'", "bad-rle")
-    ends = np.flatnonzero(raw < 32)
-    if ends.size == 0 or ends[-1] != raw.size - 1:
-        raise InputError("the run length is cut off", "bad-rle")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    digits = ends - starts + 1
-    if digits.max() > _MAX_CHARACTERS:
-        raise InputError("a run length is too large", "bad-rle")
-    place = np.arange(raw.size) - np.repeat(starts, digits)
-    value = np.add.reduceat((raw & 31) << (5 * place), starts)
-    value = np.where(raw[ends] & 16, value - (np.int64(1) << (5 * digits)), value)
-    value[1::2] = np.cumsum(value[1::2])
-    value[2::2] = np.cumsum(value[2::2])
-    return value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from terralabel.core.labelled import LabelledImage
@@ -12,7 +13,7 @@ from terralabel.errors import InputError
 from terralabel.imagery.keys import unique_keys
 from terralabel.imagery.sources import find_sources
 
-__all__ = ["Found", "find_rasters", "labelled_images", "pair_files", "split_name"]
+__all__ = ["Found", "find_rasters", "labelled_images", "pair_by", "pair_files", "split_name"]
 
 _SPLITS = {
     "train": "train",
@@ -66,28 +67,45 @@ def pair_files(images: Found, labels: Found) -> tuple[list[tuple[Path, Path | No
     Names pair when the paths below the two folders agree without the suffix; else when they agree without the ending that all
     names of a side share (`P1.png` and `P1_instance_color_RGB.png`, `a_sat.jpg` and `a_mask.png`).
     """
-    image_names, label_names = _names(images), _names(labels)
+    image_names, label_names = (_named(found, partial(_path_below, found)) for found in (images, labels))
     if not set(image_names) & set(label_names):
         image_names, label_names = _without_ending(image_names), _without_ending(label_names)
-    pairs = [(path, label_names.get(name)) for name, path in image_names.items()]
-    problems = [*images.problems, *labels.problems]
+    return _paired(image_names, label_names, [*images.problems, *labels.problems])
+
+
+def pair_by(
+    images: Found, labels: Found, image_name: Callable[[Path], str], label_name: Callable[[Path], str]
+) -> tuple[list[tuple[Path, Path | None]], list[str]]:
+    """As `pair_files`, by names of your own; a file with the name "" is none of the data set's."""
+    return _paired(_named(images, image_name), _named(labels, label_name), [*images.problems, *labels.problems])
+
+
+def _paired(
+    images: dict[str, Path], labels: dict[str, Path], problems: list[str]
+) -> tuple[list[tuple[Path, Path | None]], list[str]]:
+    pairs = [(path, labels.get(name)) for name, path in images.items()]
     bare = [image for image, label in pairs if label is None]
-    if bare and labels.paths:
+    if bare and labels:
         problems.append(f"{len(bare)} of {len(pairs)} images have no label, the first: {bare[0]}")
-    extra = [path for name, path in label_names.items() if name not in image_names]
+    extra = [path for name, path in labels.items() if name not in images]
     if extra:
-        problems.append(f"{len(extra)} of {len(labels.paths)} labels have no image, the first: {extra[0]}")
+        problems.append(f"{len(extra)} of {len(labels)} labels have no image, the first: {extra[0]}")
     return pairs, problems
 
 
-def _names(found: Found) -> dict[str, Path]:
-    """Path below the folder, without suffix -> file; two files of one name are refused."""
+def _path_below(found: Found, path: Path) -> str:
+    return str(PurePosixPath(path.relative_to(found.folder).with_suffix("")))
+
+
+def _named(found: Found, name_of: Callable[[Path], str]) -> dict[str, Path]:
+    """Name -> file; two files of one name are refused."""
     names: dict[str, Path] = {}
     for path in found.paths:
-        name = str(PurePosixPath(path.relative_to(found.folder).with_suffix("")))
+        name = name_of(path)
         if name in names:
             raise InputError(f"{names[name]} and {path} have the same name: which one is meant? Remove one.", "same-name")
-        names[name] = path
+        if name:
+            names[name] = path
     return names
 
 

@@ -13,13 +13,13 @@ from rasterio.windows import Window as RasterioWindow
 
 from terralabel.core.classes import IGNORE, Classes
 from terralabel.core.grid import Window
-from terralabel.core.labelled import ByColor, ByThreshold, ByValue, LabelledImage, LabelledSet, pack_colors, unknown_ids
+from terralabel.core.labelled import ByColor, ByFolder, ByThreshold, ByValue, LabelledImage, LabelledSet, pack_colors
 from terralabel.errors import InputError
 from terralabel.imagery.gdal import gdal
 from terralabel.imagery.sniff import sniff
 from terralabel.imagery.wholeness import refuse_truncated
 
-__all__ = ["ids_of", "image_size", "read_label", "stored_label"]
+__all__ = ["ids_of", "ids_of_colors", "image_size", "read_label", "stored_label"]
 
 _UNKNOWN = 256
 
@@ -33,17 +33,17 @@ def read_label(dataset: LabelledSet, item: LabelledImage, window: Window | None 
     """
     if item.label is None:
         raise InputError(f"{item.image} has no label file.", "no-label")
-    if dataset.to_ids is not None and not isinstance(dataset.to_ids, ByValue | ByThreshold | ByColor):
-        drawn = dataset.to_ids.draw(item)
+    to_ids = dataset.to_ids.of(item.label) if isinstance(dataset.to_ids, ByFolder) else dataset.to_ids
+    if to_ids is not None and not isinstance(to_ids, ByValue | ByThreshold | ByColor):
+        drawn = to_ids.draw(item)
         return drawn if window is None else np.ascontiguousarray(drawn[window.slices()])
-    if isinstance(dataset.to_ids, ByColor):
-        stored, _ = stored_label(item.label, window, colors=True)
-        return _known_colors(item.label, stored, dataset.to_ids, dataset.classes)
-    stored, nodata = stored_label(item.label, window, lossy=isinstance(dataset.to_ids, ByThreshold))
-    ids = ids_of(stored, dataset.to_ids)
+    if isinstance(to_ids, ByColor):
+        return ids_of_colors(item.label, stored_label(item.label, window, colors=True)[0], to_ids, dataset.classes)
+    stored, nodata = stored_label(item.label, window, lossy=isinstance(to_ids, ByThreshold))
+    ids = ids_of(stored, to_ids)
     if nodata is not None:
         ids = np.where(stored == nodata, IGNORE, ids)
-    return _known_ids(item.label, ids, dataset.classes)
+    return _known_ids(item.label, ids, stored, dataset.classes)
 
 
 def ids_of(stored: np.ndarray, to_ids: ByValue | ByThreshold | None) -> np.ndarray:
@@ -137,16 +137,14 @@ def _table(classes: Classes) -> np.ndarray:
     return table
 
 
-def _known_ids(path: Path, ids: np.ndarray, classes: Classes) -> np.ndarray:
+def _known_ids(path: Path, ids: np.ndarray, stored: np.ndarray, classes: Classes) -> np.ndarray:
     inside = ids if ids.dtype in (np.uint8, np.uint16) else np.where((ids >= 0) & (ids < 65536), ids, 65535)
     out = _table(classes)[inside]
-    if (out == _UNKNOWN).any():
-        unknown = unknown_ids(ids, classes)
-        listed = ", ".join(f"{i} ({n} px)" for i, n in list(unknown.items())[:8])
-        more = f", and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+    unknown = out == _UNKNOWN
+    if unknown.any():
         raise InputError(
-            f"{path} has ids that are no classes: {listed}{more}; the classes are {_spans(classes)}. Add them to the class map, or"
-            ' say what they mean there, for example "label_values": {"0": 255} for no label.',
+            f"{path} has ids that are no classes: {_listed(stored[unknown], '{}')}; the classes are {_spans(classes)}. Add them to"
+            ' the class map, or say what they mean there, for example "label_values": {"0": 255} for no label.',
             "unknown-ids",
         )
     return out.astype(np.uint8)
@@ -159,7 +157,8 @@ def _spans(classes: Classes) -> str:
     return f"{ids[0]}..{ids[-1]}" if ids == list(range(ids[0], ids[-1] + 1)) else ", ".join(map(str, ids[:20]))
 
 
-def _known_colors(path: Path, rgb: np.ndarray, to_ids: ByColor, classes: Classes) -> np.ndarray:
+def ids_of_colors(path: Path, rgb: np.ndarray, to_ids: ByColor, classes: Classes) -> np.ndarray:
+    """(H, W) uint8 ids of the colours (H, W, 3) read from `path`; `InputError` lists those that are no classes."""
     ids = to_ids.ids(rgb)
     if (ids < 0).any():
         raise InputError(
@@ -167,4 +166,4 @@ def _known_colors(path: Path, rgb: np.ndarray, to_ids: ByColor, classes: Classes
             " or repaint them.",
             "unknown-ids",
         )
-    return _known_ids(path, ids, classes)
+    return _known_ids(path, ids, ids, classes)
