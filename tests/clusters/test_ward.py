@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from terralabel.clusters.kmeans import MANY, OnlineKMeans
-from terralabel.clusters.ward import MergedKMeans, ward
+from terralabel.clusters.ward import MergedKMeans, agreed, ward
 from terralabel.errors import SettingsError
 from terralabel.testing import check_clusterer
 
@@ -38,6 +38,28 @@ def test_weight_counts_as_copies():
     copies = np.random.default_rng(3).integers(1, 5, 12)
     repeated = np.repeat(np.arange(12), copies)
     assert pairs_alike(ward(centres, copies, 4)[repeated], ward(centres[repeated], np.ones(len(repeated)), 4)) == 1.0
+
+
+def test_hierarchies_agree_on_what_is_apart():
+    rng = np.random.default_rng(5)
+    blob = np.arange(60) % 6
+    centres = rng.normal(0, 8, (6, 4))[blob] + rng.normal(0, 0.3, (60, 4))
+    found = agreed(centres, rng.random(60) + 0.1, 6)
+    assert pairs_alike(found, blob) == 1.0
+    assert agreed(centres[:4], np.ones(4), 6).tolist() == [0, 1, 2, 3]
+    assert agreed(centres, np.ones(60), 1).tolist() == [0] * 60
+
+
+def test_agreement_hangs_less_on_the_weights_than_one_hierarchy():
+    centres = np.random.default_rng(6).normal(size=(48, 6))
+    weights = np.random.default_rng(7).uniform(0.7, 1.4, (4, 48))
+
+    def steadiness(merge) -> float:
+        """Of the pairs that are together with some weights, the share that is with others, too."""
+        together = [(group := merge(centres, row, 8))[:, None] == group for row in weights]
+        return float(np.mean([(a & b).sum() / (a | b).sum() for i, a in enumerate(together) for b in together[:i]]))
+
+    assert steadiness(agreed) > steadiness(ward) + 0.1
 
 
 def test_is_a_clusterer():

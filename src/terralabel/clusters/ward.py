@@ -1,4 +1,4 @@
-"""Fine clusters merged to few: k-means with more centres than asked for, then Ward's hierarchy of the centres."""
+"""Fine clusters merged to few: k-means with more centres than asked for, then what many of Ward's hierarchies of them agree on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from terralabel.clusters.kmeans import MANY, Checkpoint, OnlineKMeans, Report
 from terralabel.clusters.lloyd import ROWS
 from terralabel.contracts import Batches
 
-__all__ = ["MergedKMeans", "ward"]
+__all__ = ["MergedKMeans", "agreed", "ward"]
 
-#: Fewer clusters than this are few: they are merged from so many cells as the number after it says.
-FEW = 16
+#: Clusters are merged from twice as many cells, and from no fewer than this.
 CELLS = 64
+#: Hierarchies that are asked.
+TREES = 100
 
 
 def ward(centres: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
@@ -25,8 +26,9 @@ def ward(centres: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
     """
     means, mass = centres.astype(np.float64), np.asarray(weights, np.float64).copy()
     group = np.arange(len(means))
+    alive = np.ones(len(means), dtype=bool)
     cost = np.full((len(means), len(means)), np.inf)
-    for row in range(len(means)):
+    for row in range(1, len(means)):
         cost[row, :row] = cost[:row, row] = _cost(means[:row], mass[:row], means[row], mass[row])
     for _ in range(len(means) - max(count, 1)):
         kept, gone = sorted(divmod(int(cost.argmin()), len(means)))
@@ -35,8 +37,43 @@ def ward(centres: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
         mass[kept] = total
         group[group == gone] = kept
         cost[gone] = cost[:, gone] = np.inf
-        alive = np.unique(group[group != kept])
-        cost[kept, alive] = cost[alive, kept] = _cost(means[alive], mass[alive], means[kept], total)
+        alive[gone] = False
+        cost[kept] = cost[:, kept] = np.where(alive, _cost(means, mass, means[kept], total), np.inf)
+        cost[kept, kept] = np.inf
+    return np.unique(group, return_inverse=True)[1]
+
+
+def agreed(centres: np.ndarray, weights: np.ndarray, count: int, seed: int = 0, trees: int = TREES) -> np.ndarray:
+    """Like `ward`, but by the vote of many hierarchies, so that no cluster hangs on how a few vectors lie.
+
+    Each of `trees` hierarchies sees the weights times draws of an exponential distribution (Bayesian bootstrap, Rubin
+    1981) and cuts the centres into `count`. The share of cuts that put two centres together is their likeness (evidence
+    accumulation, Fred and Jain 2005); the two groups most alike on average become one, until `count` are left.
+    """
+    size, rng = len(centres), np.random.default_rng([seed, 4])
+    if size <= count:
+        return np.arange(size)
+    mass = np.asarray(weights, np.float64)
+    votes = np.zeros((size, size), np.int64)
+    for _ in range(trees):
+        drawn = np.maximum(mass * rng.standard_exponential(size), 1e-6 * mass.max())
+        group = ward(centres, drawn, count)
+        votes += group[:, None] == group
+    return _most_alike(votes / trees, mass, count)
+
+
+def _most_alike(likeness: np.ndarray, mass: np.ndarray, count: int) -> np.ndarray:
+    """Average linkage of (m, m) likenesses of things that weigh (m,) mass, down to `count` groups: (m,) int64."""
+    likeness, mass, group = likeness.copy(), mass.copy(), np.arange(len(mass))
+    np.fill_diagonal(likeness, -np.inf)
+    for _ in range(len(mass) - max(count, 1)):
+        kept, gone = sorted(divmod(int(likeness.argmax()), len(mass)))
+        joined = (mass[kept] * likeness[kept] + mass[gone] * likeness[gone]) / (mass[kept] + mass[gone])
+        joined[kept] = -np.inf
+        likeness[kept] = likeness[:, kept] = joined
+        likeness[gone] = likeness[:, gone] = -np.inf
+        mass[kept] += mass[gone]
+        group[group == gone] = kept
     return np.unique(group, return_inverse=True)[1]
 
 
@@ -47,19 +84,19 @@ def _cost(means: np.ndarray, mass: np.ndarray, mean: np.ndarray, own: float) -> 
 class MergedKMeans:
     """`clusters` clusters of streamed vectors, each a union of cells of a finer k-means; a `Clusterer` (`--clusters N`).
 
-    `OnlineKMeans` with more centres than asked for (64 for less than 16 clusters, else twice their number), which `ward`
-    merges: few centres fitted at once end in one of many local optima. More than `MANY` clusters are fitted as they are.
+    `OnlineKMeans` with more centres than asked for (twice their number, 64 at least), which `agreed` merges: few centres
+    fitted at once end in one of many local optima. More than `MANY` clusters are fitted as they are.
     Batches, weights, bad vectors, order of clusters, bytes and resuming: as `OnlineKMeans`. Certainty is `1 - d1 / d2`, d1
     and d2 the distances to the nearest centre and to the nearest one of another cluster.
     """
 
     name = "kmeans"
-    version = "2"
+    version = "3"
 
     def __init__(self, clusters: int = 16, seed: int = 0, scale: str = "standard", pca: int | None = None) -> None:
         cells = OnlineKMeans(clusters, seed, scale=scale, pca=pca)  # checks the settings
         self.clusters, self.seed, self.scale = cells.clusters, cells.seed, scale
-        fine = CELLS if clusters < FEW else 2 * clusters if clusters <= MANY else clusters
+        fine = max(CELLS, 2 * clusters) if clusters <= MANY else clusters
         self._cells = OnlineKMeans(fine, seed, scale=scale, pca=pca)
         self._group: np.ndarray = np.empty(0, np.int64)
         self.centres: np.ndarray = np.empty((0, 0), np.float32)
@@ -75,7 +112,7 @@ class MergedKMeans:
     ) -> MergedKMeans:
         """Fit on several passes over `batches`; arguments as for `OnlineKMeans.fit`."""
         self._cells.fit(batches, progress=progress, checkpoint=checkpoint, resume=resume)
-        return self._merged(ward(self._cells.centres, self._cells.weights, self.clusters))
+        return self._merged(agreed(self._cells.centres, self._cells.weights, self.clusters, self.seed))
 
     def _merged(self, group: np.ndarray) -> MergedKMeans:
         """Means and weights of the clusters, the heaviest first (then by coordinates, so that ties have an order)."""
