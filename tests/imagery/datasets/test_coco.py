@@ -78,6 +78,7 @@ def test_uncovered_pixels_are_the_class_called_background(tmp_path: Path) -> Non
         ({"segmentation": None}, "bad-segmentation"),
         ({"category_id": 99, "segmentation": [[0, 0, 9, 0, 9, 9]]}, "dangling-category"),
         ({"image_id": 99, "segmentation": [[0, 0, 9, 0, 9, 9]]}, "dangling-image"),
+        ({"image_id": [7], "segmentation": [[0, 0, 9, 0, 9, 9]]}, "dangling-image"),
         ({"id": True, "segmentation": [[0, 0, 9, 0, 9, 9]]}, "bad-id"),
     ],
 )

@@ -236,11 +236,11 @@ def _instances(part: _File, classes: Classes, rejected: list[str]) -> list[tuple
             if row["id"] in seen:
                 raise InputError("its id was used before", "duplicate")
             seen.add(row["id"])
-            if row.get("image_id") in part.missing:
-                continue  # its image is not there, which is told once
-            if row.get("image_id") not in part.images:
-                raise InputError(f"image_id {row.get('image_id')!r} is not in the file", "dangling-image")
-            out.append((row["image_id"], _instance(row, part, ids)))
+            image = row.get("image_id")
+            if not is_whole_number(image) or not (image in part.images or image in part.missing):
+                raise InputError(f"image_id {image!r} is not in the file", "dangling-image")
+            if image in part.images:  # that one is not there is told once, not by each of its annotations
+                out.append((image, _instance(row, part, ids)))
         except InputError as error:
             rejected.append(f"{label}: {error} [{error.status}]")
     return out

@@ -1,0 +1,62 @@
+"""A look at a set: shares of the classes, sizes that differ, ids that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tests.imagery.datasets.fake import coco, isaid, noise, patches, save
+
+from terralabel.imagery.datasets import open_labelled
+from terralabel.imagery.datasets.checking import check_labelled, checkup_text, evenly
+
+
+def test_shares_add_up(tmp_path: Path) -> None:
+    dataset = open_labelled(isaid(tmp_path))
+    found = check_labelled(dataset)
+    assert (found.looked, found.failures) == (3, ())
+    assert sum(found.pixels.values()) == 3 * 100 * 130
+    expected = sum(np.bincount(np.array([0, 1, 2, 14, 15])[patches(100, 130, 5, k)].ravel(), minlength=16) for k in (0, 1, 0))
+    assert found.pixels == {i: int(n) for i, n in enumerate(expected) if n}
+    text = checkup_text(dataset, found)
+    assert "4 images (test 1, train 2, val 1), 3 with labels" in text
+    assert f"{100 * expected[14] / (3 * 13000):6.2f} %" in next(line for line in text.splitlines() if "plane" in line)
+    assert "helicopter" in text
+
+
+def test_strips_count_every_pixel_once(tmp_path: Path) -> None:
+    save(tmp_path / "images/a.png", np.zeros((2100, 2000), np.uint8))
+    save(tmp_path / "labels/a.png", patches(2100, 2000, 3, 0, side=100))
+    found = check_labelled(open_labelled(tmp_path))
+    assert found.pixels == {i: int(n) for i, n in enumerate(np.bincount(patches(2100, 2000, 3, 0, side=100).ravel()))}
+
+
+def test_sizes_and_ids_that_do_not_fit(tmp_path: Path) -> None:
+    for name in "abc":
+        save(tmp_path / f"images/{name}.png", noise(20, 30, 0))
+        save(tmp_path / f"labels/{name}.png", patches(20, 30, 3, 0))
+    dataset = open_labelled(tmp_path)
+    save(tmp_path / "labels/b.png", patches(20, 29, 3, 0))
+    save(tmp_path / "labels/c.png", patches(20, 30, 5, 0))
+    found = check_labelled(dataset)
+    assert [text.rpartition("[")[2] for text in found.failures] == ["size]", "unknown-ids]"]
+    assert "is 30 x 20 pixels, its label 29 x 20" in found.failures[0]
+    assert sum(found.pixels.values()) == 600
+    assert "failed: " in checkup_text(dataset, found)
+
+
+def test_coco_sizes(tmp_path: Path) -> None:
+    dataset = open_labelled(coco(tmp_path))
+    assert sum(check_labelled(dataset).pixels.values()) == 1200
+    save(tmp_path / "images/a.png", noise(21, 30, 0))
+    assert "is 30 x 21 pixels, its label 30 x 20" in check_labelled(dataset).failures[0]
+
+
+def test_a_sample_is_spread_evenly(tmp_path: Path) -> None:
+    for k in range(10):
+        save(tmp_path / f"images/{k}.png", noise(8, 8, k))
+        save(tmp_path / f"labels/{k}.png", patches(8, 8, 2, k, side=2))
+    dataset = open_labelled(tmp_path)
+    assert [item.key for item in evenly(dataset.images, 5)] == ["0", "2", "4", "6", "8"]
+    assert len(evenly(dataset.images, 100)) == 10
+    assert (check_labelled(dataset, 3).looked, check_labelled(dataset, 0).looked) == (3, 10)
