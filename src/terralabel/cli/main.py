@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from terralabel.cli import classes, labelling, machine, results
+from terralabel.cli import classes, datasets, labelling, machine, results
 
 __all__ = ["app", "run"]
 
@@ -35,6 +35,7 @@ app.command("clusters")(classes.clusters)
 app.command("align")(classes.align)
 app.add_typer(classes.evaluate, name="evaluate")
 app.add_typer(machine.models, name="models")
+app.add_typer(datasets.datasets, name="datasets")
 app.command("doctor")(machine.doctor)
 
 
