@@ -27,9 +27,10 @@ LAYERS = {
     "export": 2,
     "runs": 2,
     "testing": 3,
-    "recipes": 3,
     "train": 3,
-    "cli": 4,
+    "recipes": 4,
+    "cli": 5,
+    "__main__": 6,
 }
 MODULES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
 

@@ -15,37 +15,53 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from terralabel.errors import TerraLabelError
     from terralabel.recipes.curate import align_run, change_clusters, import_file
-    from terralabel.recipes.evaluation import evaluate_labels
+    from terralabel.recipes.evaluation import evaluate_labels, evaluate_segmentation
+    from terralabel.recipes.finetune import finetune
     from terralabel.recipes.label import label
+    from terralabel.recipes.predict import predict
+    from terralabel.recipes.pretrain import pretrain
     from terralabel.recipes.run import Run, export_run, open_run, report_run
     from terralabel.recipes.settings import LabelSettings
+    from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
 #: public name -> its module. No name may be that of a room (`export`, `clusters`): Python puts the room there once loaded.
 _PUBLIC = {
     "LabelSettings": "terralabel.recipes.settings",
+    "PredictSettings": "terralabel.train.segmentation.settings",
     "Run": "terralabel.recipes.run",
     "TerraLabelError": "terralabel.errors",
+    "TrainSettings": "terralabel.train.segmentation.settings",
     "align_run": "terralabel.recipes.curate",
     "change_clusters": "terralabel.recipes.curate",
     "evaluate_labels": "terralabel.recipes.evaluation",
+    "evaluate_segmentation": "terralabel.recipes.evaluation",
     "export_run": "terralabel.recipes.run",
+    "finetune": "terralabel.recipes.finetune",
     "import_file": "terralabel.recipes.curate",
     "label": "terralabel.recipes.label",
     "open_run": "terralabel.recipes.run",
+    "predict": "terralabel.recipes.predict",
+    "pretrain": "terralabel.recipes.pretrain",
     "report_run": "terralabel.recipes.run",
 }
 
 __all__ = [
     "LabelSettings",
+    "PredictSettings",
     "Run",
     "TerraLabelError",
+    "TrainSettings",
     "align_run",
     "change_clusters",
     "evaluate_labels",
+    "evaluate_segmentation",
     "export_run",
+    "finetune",
     "import_file",
     "label",
     "open_run",
+    "predict",
+    "pretrain",
     "report_run",
 ]
 

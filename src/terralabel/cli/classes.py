@@ -9,7 +9,7 @@ import typer
 
 from terralabel.cli.results import RunArgument
 
-__all__ = ["align", "clusters", "evaluate"]
+__all__ = ["align", "clusters", "evaluate", "ids"]
 
 evaluate = typer.Typer(help="Measure labels against truth.", no_args_is_help=True)
 
@@ -51,7 +51,7 @@ def align(
     from terralabel.recipes.curate import align_run
     from terralabel.recipes.run import open_run
 
-    print(align_run(open_run(run), truth, match=match, names=names, ignore=_ids(ignore), progress=terminal_progress()))
+    print(align_run(open_run(run), truth, match=match, names=names, ignore=ids(ignore), progress=terminal_progress()))
     return 0
 
 
@@ -70,11 +70,12 @@ def evaluate_labels(
     """
     from terralabel.recipes.evaluation import evaluation_text
 
-    print(evaluation_text(source, truth, ignore=_ids(ignore), match=match, json_path=json, picture=picture))
+    print(evaluation_text(source, truth, ignore=ids(ignore), match=match, json_path=json, picture=picture))
     return 0
 
 
-def _ids(text: str) -> tuple[int, ...]:
+def ids(text: str) -> tuple[int, ...]:
+    """The ids of an --ignore flag."""
     from terralabel.errors import SettingsError
 
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from terralabel.cli import classes, datasets, labelling, machine, results
+from terralabel.cli import classes, datasets, labelling, machine, networks, results, training
 
 __all__ = ["app", "run"]
 
@@ -33,9 +33,13 @@ app.command("import")(results.import_corrections)
 app.command("report")(results.report)
 app.command("clusters")(classes.clusters)
 app.command("align")(classes.align)
+app.command("pretrain")(training.pretrain)
+app.command("finetune")(training.finetune)
+app.command("predict")(training.predict)
 app.add_typer(classes.evaluate, name="evaluate")
 app.add_typer(machine.models, name="models")
 app.add_typer(datasets.datasets, name="datasets")
+app.add_typer(networks.networks, name="networks")
 app.command("doctor")(machine.doctor)
 
 

@@ -30,17 +30,21 @@ def evaluate_folders(
     tolerance: float = 3.0,
     known: Collection[int] | None = None,
     names: Mapping[int, str] | None = None,
+    threshold: int | None = None,
     progress: Progress | None = None,
 ) -> LabelReport:
     """Compare the class-id masks (PNG or TIFF, one band) of two folders that have equal stems.
 
     ignore: true ids that do not count, besides 255 and the truth's declared nodata value. match: see `matched`.
     tolerance: of outlines, in pixels. known: the ids the truth may have besides the ignored; others are refused with
-    their counts. names: class id -> name, for the tables. progress(done, total) counts images, twice each.
+    their counts. names: class id -> name, for the tables. threshold: the truth is a grey mask, 1 where it is at least that, else 0.
+    progress(done, total) counts images, twice each.
     Raises `InputError` when no stems are equal, sizes differ, or a file is not a class-id mask.
     """
     pairs, only_predicted, only_true = paired(Path(prediction_dir), Path(truth_dir))
-    report = evaluate_pairs(pairs, ignore=ignore, match=match, tolerance=tolerance, known=known, names=names, progress=progress)
+    report = evaluate_pairs(
+        pairs, ignore=ignore, match=match, tolerance=tolerance, known=known, names=names, threshold=threshold, progress=progress
+    )
     return replace(report, only_predicted=tuple(only_predicted), only_true=tuple(only_true))
 
 
@@ -52,6 +56,7 @@ def evaluate_pairs(
     tolerance: float = 3.0,
     known: Collection[int] | None = None,
     names: Mapping[int, str] | None = None,
+    threshold: int | None = None,
     progress: Progress | None = None,
 ) -> LabelReport:
     """Compare (predicted, true) mask files; two passes, as outlines are compared after the clusters are matched."""
@@ -59,7 +64,7 @@ def evaluate_pairs(
     tick = _ticker(progress, 2 * len(pairs))
     confusion = Confusion((*ignore, IGNORE))
     for predicted, true in pairs:
-        for prediction, truth in _strips(predicted, true):
+        for prediction, truth in _strips(predicted, true, threshold):
             confusion.add(prediction, truth)
         tick()
     table = confusion.contingency()
@@ -67,18 +72,19 @@ def evaluate_pairs(
     meaning = matched(table, match)
     outlines = BoundaryF(table.true.tolist(), meaning, tolerance)
     for predicted, true in pairs:
-        for prediction, truth in _strips(predicted, true):
+        for prediction, truth in _strips(predicted, true, threshold):
             outlines.add(prediction, truth)
         outlines.end_image()
         tick()
     return replace(report_of(table, match, outlines, names), images=len(pairs), ignore=confusion.ignore)
 
 
-def _strips(predicted: Path, true: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _strips(predicted: Path, true: Path, threshold: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Strips of both masks, nodata as 255."""
     with open_labels(predicted) as ours, open_labels(true) as theirs:
         for prediction, truth in zip(ours.strips(), theirs.strips(), strict=True):
-            yield _without_nodata(ours, prediction), _without_nodata(theirs, truth)
+            true_ids = _without_nodata(theirs, truth) if threshold is None else (truth >= threshold).astype(np.uint8)
+            yield _without_nodata(ours, prediction), true_ids
 
 
 def _without_nodata(raster: LabelRaster, ids: np.ndarray) -> np.ndarray:

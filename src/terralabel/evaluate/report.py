@@ -28,7 +28,8 @@ class LabelReport:
     `recall` (the share found); `boundary` (F1 of outlines). `miou`, `mean_f1`, `mean_accuracy`: means over `classes`.
     `accuracy`: share of the pixels that are right. `ari`, `nmi`, `purity`: of the predicted ids as they are, unlabelled
     pixels being one more cluster (one that is never pure). `matching`: predicted id -> class, or None. `confusion`:
-    pixels by class, rows predicted (the last row: no class) and columns true.
+    pixels by class, rows predicted (the last row: no class) and columns true. `unmatched`: predicted ids that stand for no class,
+    and their pixels.
     """
 
     classes: tuple[int, ...]
@@ -56,6 +57,7 @@ class LabelReport:
     only_predicted: tuple[str, ...] = ()
     only_true: tuple[str, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict)
+    unmatched: Mapping[int, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ids are strings where they are keys."""
@@ -159,6 +161,11 @@ def report_of(
         ignored=table.ignored,
         ignore=(IGNORE,),
         names=dict(names or {}),
+        unmatched={
+            int(p): int(counts.sum())
+            for p, counts in zip(table.predicted, table.counts, strict=True)
+            if meaning[int(p)] is None
+        },
     )
 
 

@@ -6,13 +6,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from terralabel.core.classes import IGNORE
+from terralabel.core.classes import IGNORE, Classes
 from terralabel.evaluate.labels import LabelReport, evaluate_folders, evaluate_pairs
 from terralabel.evaluate.pairing import paired_stems
+from terralabel.evaluate.segmentation import SegmentationReport, evaluate_predictions
 from terralabel.recipes.run import Run, open_run, require_finished
 from terralabel.runs.folder import RunFolder
 
-__all__ = ["evaluate_labels", "evaluation_text", "truth_pairs"]
+__all__ = ["evaluate_labels", "evaluate_segmentation", "evaluation_text", "truth_pairs"]
 
 
 def evaluate_labels(
@@ -58,3 +59,39 @@ def evaluation_text(
 
         confusion_picture(report, picture)
     return report.to_text()
+
+
+def evaluate_segmentation(
+    prediction: str | Path,
+    truth: str | Path,
+    *,
+    ignore: Collection[int] = (IGNORE,),
+    background: int | None = None,
+    with_background: bool = True,
+    absent: str = "left-out",
+    threshold: int | None = None,
+) -> SegmentationReport:
+    """Measure the predictions of a network (what `predict` left, or any folder of class-id masks) against truth.
+
+    ignore: true ids that do not count. background: the id of the background class, if there is one; with_background False
+    leaves it out of the means. absent: "left-out" or "zero", for classes that neither side has. threshold: the truth is a grey
+    mask, class 1 where it is at least that, else 0. The report names its convention. Raises `InputError` for masks that cannot
+    be compared.
+
+        >>> import terralabel as tl
+        >>> print(tl.evaluate_segmentation("predicted", "truth", background=0, with_background=False).to_text())
+    """
+    folder = Path(prediction)
+    labels = folder / "labels" if (folder / "labels").is_dir() else folder
+    found = folder / "classes.json"
+    classes = Classes.from_json(found.read_text(encoding="utf-8")) if found.is_file() else None
+    return evaluate_predictions(
+        labels,
+        Path(truth),
+        classes=classes,
+        ignore=ignore,
+        background=background,
+        with_background=with_background,
+        absent=absent,
+        threshold=threshold,
+    )

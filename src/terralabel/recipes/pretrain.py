@@ -1,0 +1,71 @@
+"""Train a network on labels that nobody drew: those of a run, or any labelled folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from terralabel.core.labelled import LabelledSet
+from terralabel.errors import RunError
+from terralabel.imagery.datasets import open_labelled
+from terralabel.imagery.radiometry import Radiometry
+from terralabel.recipes.training import Start, Trained, fitted_radiometry, needs_torch, train
+from terralabel.runs.folder import RunFolder
+from terralabel.runs.progress import Progress, Silent
+from terralabel.train.segmentation.settings import TrainSettings
+
+__all__ = ["opened", "pretrain", "run_radiometry"]
+
+
+def pretrain(
+    source: str | Path | LabelledSet,
+    out: str | Path,
+    settings: TrainSettings | None = None,
+    *,
+    start: str | Path | None = None,
+    load: str = "overall",
+    reading: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **values: Any,
+) -> Trained:
+    """Train a segmentation network on the labels of a run (its pseudo-labels) or of a labelled folder.
+
+    `source`: a run of `label`, or a data set that `imagery.datasets.open_labelled` reads; `reading` are keywords for that, such as
+    {"format": "mmseg"}. `settings`, or its fields as `values`. `start` and `load`: weights to begin with, see `finetune`. Resumes; raises
+    `SettingsError` where the training in `out` was started differently, unless `overwrite`, which starts anew. With the same seed
+    on a CPU the same weights come out, however often it was interrupted.
+
+        >>> import terralabel as tl
+        >>> trained = tl.pretrain("run", "pretrained", steps=2000, batch_size=8)
+        >>> trained.checkpoint.path
+    """
+    needs_torch()
+    settings = settings or TrainSettings(**values)
+    progress = progress or Silent()
+    labelled = source if isinstance(source, LabelledSet) else opened(source, progress, reading)
+    radiometry = None if isinstance(source, LabelledSet) else run_radiometry(Path(source))
+    radiometry = radiometry or fitted_radiometry(labelled.labelled, settings, progress)
+    begin = Start(Path(start), load) if start is not None else None
+    return train("pretrain", labelled, radiometry, Path(out), settings, start=begin, overwrite=overwrite, progress=progress)
+
+
+def opened(source: str | Path, progress: Progress, reading: Mapping[str, Any] | None = None) -> LabelledSet:
+    """The set in a folder; says what was left out of it."""
+    given = {name: Path(value).absolute() if isinstance(value, Path) else value for name, value in (reading or {}).items()}
+    found = open_labelled(Path(source).absolute(), **given)
+    for problem in found.problems:
+        progress.say(f"left out: {problem}")
+    return found
+
+
+def run_radiometry(folder: Path) -> Radiometry | None:
+    """The radiometry of a run of `label`; None where the folder is none."""
+    run = RunFolder(folder)
+    if not run.exists:
+        return None
+    try:
+        return Radiometry.from_json(run.radiometry_path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{run.radiometry_path} is missing: run `terralabel label` again with the same settings.") from error

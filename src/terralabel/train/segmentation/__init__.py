@@ -1,0 +1,1 @@
+"""Training of segmentation networks on labelled sets: samples, augmentation, losses, schedule, loop, checkpoints."""
