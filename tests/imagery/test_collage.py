@@ -30,3 +30,11 @@ def test_degraded_pictures_keep_their_shape() -> None:
     for seed in range(12):
         out = degrade(np.random.default_rng(seed), pixels)
         assert out.shape == pixels.shape and out.dtype == np.uint8 and out.std() > 1
+
+
+def test_radar_is_grey_and_speckled() -> None:
+    pixels = np.full((64, 64, 3), 120, np.uint8)
+    pixels[:, 32:] = 40
+    out = degrade(np.random.default_rng(4), pixels, radar=1.0).astype(int)
+    assert (out[..., 0] == out[..., 1]).all() and (out[..., 1] == out[..., 2]).all()
+    assert out[:, :28].std() > 5 and out[:, :28].mean() > out[:, 36:].mean() + 20

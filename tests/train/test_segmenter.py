@@ -9,14 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 
 torch = pytest.importorskip("torch")
 
 from terralabel.imagery.collage import paint_collage  # noqa: E402
 from terralabel.nets.mobilenet import MobileNetV2  # noqa: E402
-from terralabel.train.losses import box_iou, true_grid  # noqa: E402
-from terralabel.train.pictures import held_out, labelled  # noqa: E402
-from terralabel.train.prompts import BOX, Batch, draw  # noqa: E402
+from terralabel.train.losses import _around, _cells, _window_boxes, box_iou, true_grid  # noqa: E402
+from terralabel.train.pictures import flood, held_out, labelled  # noqa: E402
+from terralabel.train.prompts import BOX, POINT, Batch, draw  # noqa: E402
 from terralabel.train.segmenter import Plan, Training, read_sources, train  # noqa: E402
 
 PLAN = Plan(steps=3, side=64, prompts=3, collages=3, thaw=0.3, thaw_from=16)
@@ -33,7 +35,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels, ids = paint_collage(np.random.default_rng([k, len(folder)]), 160)
             cv2.imwrite(str(root / folder / "images" / f"tile{k}.png"), pixels[..., ::-1])
             cv2.imwrite(str(root / folder / "masks" / f"tile{k}.png"), ids[0].astype(np.uint16))
+    _write_flood(root / "sen1floods11")
     return root
+
+
+def _write_flood(folder: Path) -> None:
+    """A chip named as the real one, with NaN where the radar saw nothing and a lake."""
+    folder.mkdir()
+    profile = {"driver": "GTiff", "width": 128, "height": 128, "dtype": "float32", "transform": from_origin(0, 128, 1, 1)}
+    rng = np.random.default_rng(8)
+    lake = np.zeros((128, 128), bool)
+    lake[40:90, 20:70] = True
+    radar = np.where(lake, -22, -9) + rng.normal(0, 2, (2, 128, 128))
+    radar[:, :4] = np.nan
+    optical = np.where(lake, 300, 1500) + rng.normal(0, 40, (13, 128, 128))
+    for name, bands in (("S1Hand", radar), ("S2Hand", optical), ("LabelHand", np.where(lake, 1, 0)[None])):
+        with rasterio.open(folder / f"Spain_1_{name}.tif", "w", count=len(bands), **profile) as file:
+            file.write(bands.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +106,54 @@ def test_truth_in_a_window_is_the_instance() -> None:
     expected[4:12, 4:] = 1
     assert torch.equal(grid[0], expected)
     assert missing.tolist() == [32.0]  # a quarter of 128 cells of 2 x 4 pixels lies to the right
+
+
+def test_the_flood_is_seen_four_ways_with_its_lake(data: Path) -> None:
+    assert not held_out("Spain_1")
+    views = list(flood(data / "sen1floods11"))
+    assert len(views) == 4
+    for pixels, ids in views:
+        assert pixels.shape == (128, 128, 3) and pixels.dtype == np.uint8
+        assert ids[60, 40] == 1 and ids[10, 100] == 0
+        assert pixels[50:80, 30:60].mean() < pixels[100:, 80:].mean()
+
+
+def test_every_cell_knows_its_instances(sources: dict) -> None:
+    batch = batch_of(sources)
+    t = {key: torch.from_numpy(value) for key, value in vars(batch).items()}
+    found = _around(t, _cells(t))
+    assert found.boxes.shape == (3, 64, 4, 4)
+    for b, cell in ((0, 27), (1, 9), (2, 50)):
+        x, y = 8 * (cell % 8) + 4, 8 * (cell // 8) + 4
+        outside = x >= batch.sizes[b, 1] or y >= batch.sizes[b, 0]
+        assert (found.weight[b, cell] == 0) == outside
+        for layer in range(4):
+            number = batch.ids[b, layer, y, x]
+            assert found.number[b, cell, layer] == number
+            rows, columns = np.nonzero(batch.ids[b, layer] == number)
+            if number:
+                expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                np.testing.assert_array_equal(found.boxes[b, cell, layer], expected)
+                assert found.area[b, cell, layer] == len(rows)
+            else:
+                assert found.boxes[b, cell, layer].isnan().all()
+
+
+def test_any_guess_means_what_it_fits_best(sources: dict) -> None:
+    batch = batch_of(sources)
+    t = {key: torch.from_numpy(value) for key, value in vars(batch).items()}
+    there = _around(t, t["points"][:, :, 0])
+    known = ~there.boxes[..., 0].isnan()
+    largest = torch.where(known, there.area, torch.zeros(())).argmax(-1)
+    whole = there.boxes.gather(2, largest[..., None, None].expand(*largest.shape, 1, 4))
+    guesses = torch.where(known.any(-1)[..., None, None], whole, t["box"][:, :, None]).expand(-1, -1, 3, -1)
+    t["kind"] = torch.full_like(t["kind"], POINT)
+    boxes, sure, aimed, meant = _window_boxes(guesses.contiguous(), t, there, 3)
+    moved = (meant["area"] != t["area"]) & known.any(-1)
+    assert moved.any()
+    assert (meant["area"] >= t["area"])[known.any(-1)].float().mean() > 0.9
+    iou = box_iou(boxes, meant["box"])[0]
+    assert (iou[moved] > 0.99).all() and (aimed[moved] == 1).all() and (sure == 0.5).all()
 
 
 def test_box_iou() -> None:

@@ -37,11 +37,17 @@ class _Sheet:
     def side(self) -> int:
         return self.color.shape[0]
 
-    def lay(self, where: np.ndarray, color: np.ndarray, x: int = 0, y: int = 0, layers: tuple[int, ...] = (0, 1)) -> None:
-        """Cover pixels `where` (h, w) bool at (x, y) with color (h, w, 3) as a new instance in these layers."""
+    def lay(
+        self, where: np.ndarray, color: np.ndarray, x: int = 0, y: int = 0, layers: tuple[int, ...] = (0, 1), fuzz: float = 0
+    ) -> None:
+        """Cover pixels `where` (h, w) bool at (x, y) with color (h, w, 3) as a new instance in these layers; its edge is `fuzz` wide."""
         h, w = where.shape
         self.count += 1
-        np.copyto(self.color[y : y + h, x : x + w], color, where=where[..., None])
+        if fuzz:
+            share = cv2.GaussianBlur(where.astype(np.float32), (0, 0), fuzz)[..., None]
+            self.color[y : y + h, x : x + w] += share * (color - self.color[y : y + h, x : x + w])
+        else:
+            np.copyto(self.color[y : y + h, x : x + w], color, where=where[..., None])
         for layer in layers:
             self.ids[layer, y : y + h, x : x + w][where] = self.count
 
@@ -76,6 +82,13 @@ def paint_collage(rng: np.random.Generator, side: int = 256) -> tuple[np.ndarray
         rng.uniform(-1, 1, 2),
     )  # fmt: skip
     _lay_parcels(sheet)
+    wild = rng.random() < 0.4
+    for _ in range(rng.integers(1, 4) if wild else 0):
+        _lay_patches(sheet)
+    if rng.random() < 0.2:
+        _lay_network(sheet)
+    if wild and rng.random() < 0.6:
+        return np.clip(sheet.color, 0, 255).astype(np.uint8), _pieces(sheet.ids)
     for _ in range(rng.integers(0, 4)):
         _lay_blob(sheet, rng.uniform(0.1, 0.6) * side)
     for _ in range(rng.integers(0, 4)):
@@ -133,6 +146,32 @@ def _lay_blob(sheet: _Sheet, size: float) -> None:
     stretch = np.exp(rng.uniform(-0.8, 0.8))
     outline = np.stack([np.cos(turns) * radius * stretch, np.sin(turns) * radius / stretch], 1)
     _fill(sheet, _turned(outline, rng.uniform(0, np.pi)) + rng.uniform(0, side, 2), strength=rng.uniform(0.3, 3))
+
+
+def _lay_patches(sheet: _Sheet) -> None:
+    """Water, wood or slicks with ragged shores: where a random relief is low."""
+    rng, side = sheet.rng, sheet.side
+    relief, weight = np.zeros((side, side), np.float32), 1.0
+    for cells in 2 ** np.arange(1, 7):
+        grid = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
+        relief += weight * cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
+        weight *= rng.uniform(0.35, 0.7)
+    where = relief < np.quantile(relief, np.exp(rng.uniform(np.log(0.03), np.log(0.6))))
+    where = cv2.morphologyEx(where.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    color = sheet.surface(side, side, rng.uniform(0.1, 1.2))
+    if rng.random() < 0.5:  # as what lies below, but darker or lighter
+        color = sheet.color * rng.choice([rng.uniform(0.35, 0.85), rng.uniform(1.15, 1.6)]) + 0.3 * (color - color.mean((0, 1)))
+    sheet.lay(where, color, fuzz=rng.uniform(0, 2.5) if rng.random() < 0.4 else 0)
+
+
+def _lay_network(sheet: _Sheet) -> None:
+    """Streets that cross: one instance."""
+    rng, side = sheet.rng, sheet.side
+    where, angle, width = np.zeros((side, side), np.uint8), rng.uniform(0, np.pi), int(rng.integers(4, 20))
+    for k in range(rng.integers(2, 7)):
+        line = _turned(np.array([[-2.0, 0], [2, 0]]) * side, angle + (k % 2) * np.pi / 2 + rng.normal(0, 0.08))
+        cv2.polylines(where, [np.round((line + rng.uniform(0, side, 2)) * 8).astype(np.int32)], False, 1, width, shift=3)
+    sheet.lay(where > 0, sheet.surface(side, side, rng.uniform(0.2, 1)))
 
 
 def _lay_band(sheet: _Sheet) -> None:
@@ -256,17 +295,20 @@ def _pieces(ids: np.ndarray) -> np.ndarray:
     return out
 
 
-def degrade(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """What lenses, sensors and files do to an (H, W, 3) uint8 picture: blur, tint, contrast, grey, noise, speckle, JPEG."""
+def degrade(rng: np.random.Generator, pixels: np.ndarray, radar: float = 0.12) -> np.ndarray:
+    """What lenses, sensors and files do to an (H, W, 3) uint8 picture: blur, tint, contrast, grey, noise, JPEG; or, with the chance `radar`, speckle."""
     picture: np.ndarray = pixels.astype(np.float32)
     if rng.random() < 0.6:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.3))
     if rng.random() < 0.2:
         picture = np.repeat(picture.mean(2, keepdims=True), 3, 2)
-    if rng.random() < 0.12:
+    if rng.random() < radar:
         looks = float(rng.choice([1, 3, 6, 12]))
         grey = picture.mean(2) + 6
-        grey = 20 * np.log10(np.maximum(grey * np.sqrt(rng.gamma(looks, 1 / looks, grey.shape)), 1))
+        grey = grey * np.sqrt(rng.gamma(looks, 1 / looks, grey.shape))
+        if rng.random() < 0.4:
+            grey = cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.4, 1))
+        grey = 20 * np.log10(np.maximum(grey, 1)) if rng.random() < 0.6 else grey
         low, high = np.percentile(grey, (1, 99))
         picture = np.repeat((np.clip((grey - low) / max(high - low, 1), 0, 1) * 255)[..., None], 3, 2).astype(np.float32)
     else:

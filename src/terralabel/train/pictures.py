@@ -19,7 +19,7 @@ from terralabel.errors import InputError
 from terralabel.imagery.collage import paint_collage
 from terralabel.masks.tree import TreeMasks
 
-__all__ = ["LAYERS", "Picture", "collages", "held_out", "labelled", "unlabelled"]
+__all__ = ["LAYERS", "Picture", "collages", "flood", "held_out", "labelled", "unlabelled"]
 
 #: Rasters of instances of a picture: true ones (or whole things), then stable masks of the hierarchy, small to large.
 LAYERS = 4
@@ -71,6 +71,29 @@ def unlabelled(folder: Path, side: int = 512) -> Iterator[np.ndarray]:
         for y in range(0, pixels.shape[0] - 127, side):
             for x in range(0, pixels.shape[1] - 127, side):
                 yield pixels[y : y + side, x : x + side]
+
+
+def flood(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The chips of Sen1Floods11 four times: radar (VV, VH, in dB) and Sentinel-2 (true, then false colour), with their waters."""
+    for path in sorted(folder.glob("*_LabelHand.tif")):
+        if held_out(path.stem.removesuffix("_LabelHand")):
+            continue
+        radar, optical, label = (
+            _bands(path.with_name(path.name.replace("LabelHand", kind))) for kind in ("S1Hand", "S2Hand", "LabelHand")
+        )
+        ids = cv2.connectedComponents((label[0] == 1).astype(np.uint8), connectivity=4)[1].astype(np.int32)
+        for bands in (radar[[0] * 3], radar[[1] * 3], optical[[3, 2, 1]], optical[[7, 3, 2]]):
+            low, high = np.nanpercentile(bands, (1, 99), axis=(1, 2), keepdims=True)
+            stretched = np.clip((np.nan_to_num(bands, nan=0) - low) / (high - low), 0, 1) * 255
+            yield np.ascontiguousarray(stretched.transpose(1, 2, 0)).astype(np.uint8), ids
+
+
+def _bands(path: Path) -> np.ndarray:
+    """(bands, H, W) float32."""
+    import rasterio
+
+    with rasterio.open(path) as source:
+        return np.asarray(source.read(), dtype=np.float32)
 
 
 def stable_masks(pixels: np.ndarray) -> np.ndarray:

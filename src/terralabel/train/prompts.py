@@ -17,6 +17,8 @@ __all__ = ["BOX", "MASK", "MIXED", "POINT", "Batch", "draw"]
 BOX, POINT, MIXED, MASK = range(4)
 _SHARES = (0.42, 0.38, 0.1, 0.1)
 _POINTS = 3
+#: How often a generated picture is turned to radar.
+_RADAR = 0.35
 #: How many of a picture's prompts are for true instances, the others being for what the hierarchy is sure of.
 _SURE_SHARE = 0.7
 
@@ -28,8 +30,8 @@ class Batch:
     pixels (b, 3, s, s) float32 in [-1, 1]; sizes (b, 2) int64 (h, w) of what is picture; ids (b, LAYERS, s, s) int32;
     layer, number (b, n) the instance; kind (b, n); true (b, n) whether the instance is no guess;
     box (b, n, 4) float32 the instance's own; given (b, n, 4) the box of the prompt; points (b, n, 3, 2), labels (b, n, 3);
-    others (b, n, LAYERS, 4) boxes of all instances at the first point, NaN where there is none; area (b, n) pixels;
-    sure_layers (b,) how many of the first layers hold no guesses.
+    area (b, n) pixels; sure_layers (b,) how many of the first layers hold no guesses;
+    boxes (b, LAYERS, m, 4), areas (b, LAYERS, m) of all instances by their numbers, NaN and 0 where there is none.
     """
 
     pixels: np.ndarray
@@ -43,9 +45,10 @@ class Batch:
     given: np.ndarray
     points: np.ndarray
     labels: np.ndarray
-    others: np.ndarray
     area: np.ndarray
     sure_layers: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
 
 
 def draw(pictures: list[tuple[Picture, float, float]], side: int, count: int, rng: np.random.Generator) -> Batch:
@@ -61,6 +64,11 @@ def draw(pictures: list[tuple[Picture, float, float]], side: int, count: int, rn
         flat = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1
         flat[:, size[0] :], flat[:, :, size[1] :] = 0, 0
         rows.append({"pixels": flat, "sizes": np.array(size), "sure_layers": np.array(picture.true), "ids": ids, **row})
+    most = max(row["areas"].shape[1] for row in rows)
+    for row in rows:
+        more = ((0, 0), (0, most - row["areas"].shape[1]))
+        row["areas"] = np.pad(row["areas"], more)
+        row["boxes"] = np.pad(row["boxes"], (*more, (0, 0)), constant_values=np.nan)
     return Batch(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
 
 
@@ -85,7 +93,7 @@ def _changed(
         view, ids = view[:, ::-1], ids[:, :, ::-1]
     size = (view.shape[0], view.shape[1])
     out, marks = np.zeros((side, side, 3), np.uint8), np.zeros((LAYERS, side, side), np.int32)
-    out[: size[0], : size[1]] = degrade(rng, np.ascontiguousarray(view))
+    out[: size[0], : size[1]] = degrade(rng, np.ascontiguousarray(view), _RADAR if picture.true == 2 else 0.12)
     marks[:, : size[0], : size[1]] = ids
     return out, marks, size
 
@@ -96,6 +104,8 @@ def _prompts(
     """The columns of `Batch` for one picture; None where it shows no instance."""
     found = [ndimage.find_objects(layer) for layer in ids]
     boxes = np.full((len(ids), max(map(len, found), default=0) + 1, 4), np.nan, np.float32)
+    areas = np.stack([np.bincount(layer.ravel(), minlength=boxes.shape[1]) for layer in ids]).astype(np.float32)
+    areas[:, 0] = 0
     keys, weights = [], []
     for layer, places in enumerate(found):
         for number, place in enumerate(places, 1):
@@ -104,14 +114,14 @@ def _prompts(
             rows, columns = place
             boxes[layer, number] = columns.start, rows.start, columns.stop, rows.stop
             h, w = rows.stop - rows.start, columns.stop - columns.start
-            if min(h, w) >= 4 and h * w >= 48 and h * w < 0.85 * size[0] * size[1]:
+            if min(h, w) >= 4 and areas[layer, number] >= 32 and areas[layer, number] < 0.75 * size[0] * size[1]:
                 keys.append((layer, number))
                 weights.append((h * w) ** 0.25)
     if not keys:
         return None
     chosen = rng.choice(len(keys), count, p=_shares(np.array(weights), np.array([layer < true for layer, _ in keys])))
     columns_of: list[dict[str, np.ndarray]] = [_prompt(ids, keys[k], true, boxes, size, rng) for k in chosen]
-    return {key: np.stack([row[key] for row in columns_of]) for key in columns_of[0]}
+    return {key: np.stack([row[key] for row in columns_of]) for key in columns_of[0]} | {"boxes": boxes, "areas": areas}
 
 
 def _shares(weights: np.ndarray, sure: np.ndarray) -> np.ndarray:
@@ -139,9 +149,6 @@ def _prompt(
         for k in range(1, 1 + int(rng.integers(1, _POINTS))):
             labels[k] = int(rng.random() < 0.5)
             points[k] = _inside(mask, rng) + corner if labels[k] else _outside(ids[layer], number, box, rng)
-    seen = ids[:, int(points[0, 1]), int(points[0, 0])]
-    others = boxes[np.arange(len(ids)), seen]
-    others[seen == 0] = np.nan
     if kind in (BOX, MASK):
         labels[0] = -1
     spread = rng.choice([0.0, 0.06, 0.12], p=[0.3, 0.4, 0.3])
@@ -149,7 +156,7 @@ def _prompt(
     given = np.clip(box + rng.uniform(-spread, spread, 4).astype(np.float32) * wh, 0, [size[1], size[0]] * 2)
     return {
         "layer": np.array(layer), "number": np.array(number), "kind": np.array(kind), "true": np.array(layer < true),
-        "box": box, "given": given.astype(np.float32), "points": points, "labels": labels, "others": others,
+        "box": box, "given": given.astype(np.float32), "points": points, "labels": labels,
         "area": np.array(mask.sum(), np.float32),
     }  # fmt: skip
 

@@ -25,13 +25,15 @@ from terralabel.nets.mobilenet import load_mobilenet_v2
 from terralabel.nets.nano.network import NanoNet
 from terralabel.nets.nano.shipped import write_network
 from terralabel.train.losses import losses
-from terralabel.train.pictures import Picture, collages, labelled, unlabelled, with_stable_masks
+from terralabel.train.pictures import Picture, collages, flood, labelled, unlabelled, with_stable_masks
 from terralabel.train.prompts import draw
 
 __all__ = ["Plan", "main", "train"]
 
 #: (source, pictures of a batch, least and most scale). `fields` is read at half its size.
-_MIX = (("buildings", 3, 0.6, 2.0), ("fields", 2, 0.5, 1.6), ("collages", 2, 0.8, 2.0), ("unlabelled", 1, 0.5, 1.5))
+_MIX = (("buildings", 3, 0.45, 2.2), ("fields", 2, 0.45, 1.6), ("collages", 2, 0.6, 2.2), ("unlabelled", 1, 0.4, 1.5))
+#: Every so many steps the unlabelled picture is one of the flood, and the decoder's grid is another.
+_FLOOD_EVERY, _GRIDS = 2, (32, 32, 24, 32, 32, 48)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def read_sources(data: Path, cache: Path, plan: Plan) -> dict[str, list[Picture]
     stored = cache / "pictures.npz"
     if not stored.exists():
         _write_sources(data, stored)
-    found: dict[str, list[Picture]] = {"buildings": [], "fields": [], "unlabelled": []}
+    found: dict[str, list[Picture]] = {"buildings": [], "fields": [], "unlabelled": [], "flood": []}
     with np.load(stored) as file:
         for key in sorted(name for name in file.files if name.endswith("/pixels")):
             source, number, _ = key.split("/")
@@ -97,6 +99,8 @@ def _real_pictures(data: Path) -> Iterator[tuple[str, Picture]]:
     for folder in ("boxes-aerial", "coarse-s2"):
         for pixels in unlabelled(data / folder):
             yield "unlabelled", with_stable_masks(pixels, None)
+    for pixels, ids in flood(data / "sen1floods11"):
+        yield "flood", with_stable_masks(pixels, ids)
 
 
 class Training:
@@ -122,14 +126,14 @@ class Training:
             self.net.encoder[plan.thaw_from :].requires_grad_(True)
         pictures = [
             (sources[name][int(rng.integers(len(sources[name])))], least, most)
-            for name, count, least, most in _MIX
+            for name, count, least, most in self._mix()
             for _ in range(count)
         ]
         batch = draw(pictures, plan.side, plan.prompts, rng)
         for group, factor in zip(self.optimiser.param_groups, (1.0, 0.1), strict=True):
             group["lr"] = plan.rate_at(self.step) * factor
         self.net.train()
-        found = losses(self.net, batch, 48 if self.step % 6 == 5 else 32, self.step)
+        found = losses(self.net, batch, _GRIDS[self.step % len(_GRIDS)], self.step)
         self.optimiser.zero_grad(set_to_none=True)
         found.total.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
@@ -138,6 +142,11 @@ class Training:
         self._follow()
         self.step += 1
         return {"loss": float(found.total.detach()), "norm": float(norm), **found.parts}
+
+    def _mix(self) -> tuple[tuple[str, int, float, float], ...]:
+        if self.step % _FLOOD_EVERY:
+            return _MIX
+        return tuple(("flood" if name == "unlabelled" else name, *rest) for name, *rest in _MIX)  # type: ignore[misc]
 
     @torch.no_grad()
     def _follow(self) -> None:
