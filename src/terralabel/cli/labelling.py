@@ -10,7 +10,7 @@ import typer
 from terralabel.cli.options import gather, with_settings
 from terralabel.recipes.settings import LabelSettings
 
-__all__ = ["demo", "label"]
+__all__ = ["demo", "detect_label", "label"]
 
 
 @with_settings(LabelSettings)
@@ -49,6 +49,39 @@ def label(
     run = label_settings(sources, out, settings, overwrite=overwrite, progress=progress)
     print(run.summary(list_failures=False))
     return 2 if run.failures else 0
+
+
+def detect_label(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Images, folders, or a text file that lists images.", metavar="SOURCE...")
+    ],
+    boxes: Annotated[
+        Path, typer.Option("--boxes", help="COCO file, or DOTA's text files (a folder of them): upright or rotated boxes.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder: made if new, resumed if it is there.")],
+    masks: Annotated[
+        str, typer.Option("--masks", help="What the boxes prompt: tree, nano, a SAM by name or file, auto.")
+    ] = "auto",
+    classes: Annotated[Path | None, typer.Option("--classes", help="Class map with the names in the file of boxes.")] = None,
+    tile_size: Annotated[int, typer.Option("--tile-size", help="Side of the windows of large images, pixels.")] = 1024,
+    overlap: Annotated[int, typer.Option("--overlap", help="Overlap of windows; larger boxes get their own.")] = 256,
+    device: Annotated[str, typer.Option("--device", help="Where networks run: auto, cpu, cuda, mps.")] = "auto",
+    workers: Annotated[int, typer.Option("--workers", help="Processes; -1: as many as fit, 0: this one.")] = -1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Go on with other boxes or settings than the run's.")] = False,
+) -> int:
+    """Label imagery that has boxes: one mask for each box, of the box's class, 255 elsewhere (as SAMRS was made).
+
+    Resumes by default. Exit code 2 when some images or boxes could not be used.
+
+    Example: `terralabel detect-label images/ --boxes instances.json --masks sam_vit_h --out run`
+    """
+    from terralabel.cli.progress import terminal_progress
+    from terralabel.recipes.detected import detect_label as recipe
+
+    how = {"masks": masks, "tile_size": tile_size, "overlap": overlap, "device": device, "workers": workers}
+    run = recipe(list(sources), boxes, out, classes=classes, overwrite=overwrite, progress=terminal_progress(), **how)
+    print(run.summary(list_failures=False))
+    return 2 if run.failures or run.manifest["problems"] else 0
 
 
 def demo(

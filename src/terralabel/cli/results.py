@@ -20,9 +20,9 @@ def status(
 
     Example: `terralabel status run`
     """
-    from terralabel.recipes.run import open_run
+    from terralabel.recipes.detected_run import open_any
 
-    opened = open_run(run)
+    opened = open_any(run)
     print(opened.status_json() if json else opened.summary())
     return 2 if opened.failures else 0
 
@@ -44,10 +44,11 @@ def export(
     Example: `terralabel export run --format geopackage,coco --out exported`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.recipes.run import export_run, open_run
+    from terralabel.recipes.detected_run import open_any
+    from terralabel.recipes.run import export_run
 
     names = [name.strip() for name in format.split(",") if name.strip()]
-    for path in export_run(open_run(run), names, out, progress=terminal_progress()):
+    for path in export_run(open_any(run), names, out, progress=terminal_progress()):
         print(path)
     return 0
 

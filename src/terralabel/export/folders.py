@@ -53,14 +53,17 @@ def write_index_png(label: Path, final: Path, classes: Classes) -> Path:
 
     Index 255 stays free for "no label": the 256th class is 256, as in every label raster here.
     """
-    index = Classes(
-        tuple(replace(entry, id=k if k < IGNORE else k + 1, clusters=()) for k, entry in enumerate(classes.entries))
-    )
+    index = _indexed(classes)
     if [entry.id for entry in index] == [entry.id for entry in classes]:
         return write_class_png(label, final, classes)
     table = np.full(65536, IGNORE, dtype=index.dtype)
     table[[entry.id for entry in classes]] = [entry.id for entry in index]
     return _write_mapped(label, final, table, index if index.dtype == "uint8" else None)
+
+
+def _indexed(classes: Classes) -> Classes:
+    """The classes under their places in the class map."""
+    return Classes(tuple(replace(entry, id=k if k < IGNORE else k + 1, clusters=()) for k, entry in enumerate(classes.entries)))
 
 
 def _write_mapped(label: Path, final: Path, table: np.ndarray, colors: Classes | None) -> Path:
@@ -118,7 +121,7 @@ class ClassPng:
 
 @dataclass(frozen=True)
 class MmsegFolders:
-    """`ann_dir/SPLIT/STEM.png`, `img_dir/SPLIT/STEM.*`, `SPLIT.txt` and a configuration to paste, `dataset.py`.
+    """`ann_dir/SPLIT/STEM.png`, `img_dir/SPLIT/STEM.*`, `SPLIT.txt`, `classes.json` and a configuration to paste, `dataset.py`.
 
     Labels are indices 0..n-1 in the order of the class map, as mmsegmentation wants them. The images are links to the
     inputs; with `images` they are 8-bit RGB PNGs as the run saw them. Scenes without a split are "train".
@@ -146,7 +149,8 @@ class MmsegFolders:
         for split, stems in sorted(lists.items()):
             write_text(out / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
         write_text(out / "dataset.py", _configuration(run, sorted(lists), sorted(suffixes)))
-        return [*written, *(out / f"{split}.txt" for split in sorted(lists)), out / "dataset.py"]
+        write_text(out / "classes.json", _indexed(run.classes).to_json())
+        return [*written, *(out / f"{split}.txt" for split in sorted(lists)), out / "dataset.py", out / "classes.json"]
 
 
 def _configuration(run: RunView, splits: list[str], suffixes: list[str]) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from terralabel.export.corrections import Corrections
     from terralabel.imagery.radiometry import Radiometry
     from terralabel.imagery.raster import Raster
+    from terralabel.recipes.detected_run import DetectedRun
 
 __all__ = ["Run", "TileRow", "export_run", "open_run", "report_run", "require_finished"]
 
@@ -347,13 +348,13 @@ def open_run(path: str | Path) -> Run:
     return Run(RunFolder(path))
 
 
-def require_finished(run: Run, verb: str) -> None:
+def require_finished(run: Run | DetectedRun, verb: str) -> None:
     """Raise `RunError`, in one line, where there is nothing to `verb` because `label` has not come to its end."""
     if not run.finished:
         raise RunError(f"{run.path} is not finished, nothing to {verb}: run the same `terralabel label` command to go on.")
 
 
-def export_run(run: Run, formats: Sequence[str], out: str | Path, progress: Progress | None = None) -> list[Path]:
+def export_run(run: Run | DetectedRun, formats: Sequence[str], out: str | Path, progress: Progress | None = None) -> list[Path]:
     """Write a run in each of `formats` (names of `registry.names("export")`) into `out`; returns the files.
 
     Several formats get a folder each. Raises `SettingsError` for an unknown format, `RunError` for a run that is not
