@@ -7,6 +7,7 @@ object, a group), some sharp and some blurred, some sure and some not.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,23 +90,23 @@ def fed(answers: Answers) -> Iterator[None]:
     """The same for every `SamNetwork` of this process: predicted IoU before the selection, logits in place of those made."""
     from terralabel.nets.sam.network import SamNetwork
 
-    passing, drawn = SamNetwork._passing, SamNetwork._drawn
-    state: dict[str, Any] = {}
+    of_group, drawn = SamNetwork._of_group, SamNetwork._drawn
+    asked = threading.local()  # a group of prompts is one thread's
 
-    def begin(self: Any, prepared: Any, points: torch.Tensor, *rest: Any) -> Any:
-        state["xy"], state["at"] = points.cpu().numpy(), 0
-        return passing(self, prepared, points, *rest)
+    def begin(self: Any, prepared: Any, points: torch.Tensor, thresh: float) -> Any:
+        asked.xy, asked.at = points.cpu().numpy(), 0
+        return of_group(self, prepared, points, thresh)
 
     def answer(self: Any, prepared: Any, made: Any, thresh: float) -> Any:
         count = len(made.iou)
-        logits, iou = answers.of(state["xy"][state["at"] : state["at"] + count])
-        state["at"] += count
+        logits, iou = answers.of(asked.xy[asked.at : asked.at + count])
+        asked.at += count
         made = replace(made, iou=iou.to(made.iou))
         index, passed, _ = drawn(self, prepared, made, thresh)
         return index, passed, logits.flatten(0, 1)[index.cpu()].to(made.iou.device)
 
-    SamNetwork._passing, SamNetwork._drawn = begin, answer  # type: ignore[method-assign]
+    SamNetwork._of_group, SamNetwork._drawn = begin, answer  # type: ignore[method-assign]
     try:
         yield
     finally:
-        SamNetwork._passing, SamNetwork._drawn = passing, drawn  # type: ignore[method-assign]
+        SamNetwork._of_group, SamNetwork._drawn = of_group, drawn  # type: ignore[method-assign]

@@ -14,6 +14,7 @@ import pytest
 
 from terralabel.errors import WeightsError
 from terralabel.nets import hub
+from terralabel.nets.downloads import download
 from terralabel.nets.hub import hub_file, hub_folder
 
 
@@ -27,13 +28,22 @@ def weights() -> bytes:
 
 @pytest.fixture
 def repositories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict]:
-    """A hub of our own: path -> content, or the status to answer with; "asked" are the paths asked for."""
-    files: dict = {"asked": []}
+    """A hub of our own: path -> content, the status to answer with, or where to redirect to; "asked" are the paths asked for,
+    "tokens" what came with them, and "gated" those that want one."""
+    files: dict = {"asked": [], "tokens": [], "gated": set()}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             files["asked"].append(self.path)
+            files["tokens"].append(self.headers.get("Authorization"))
             found = files.get(self.path, 404)
+            if isinstance(found, str):
+                self.send_response(302)
+                self.send_header("Location", found)
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
+            if self.path in files["gated"] and files["tokens"][-1] != "Bearer hf_secret":
+                found = 401
             if isinstance(found, int):
                 return self.send_error(found)
             self.send_response(200)
@@ -51,8 +61,10 @@ def repositories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[di
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.server_port}")
     monkeypatch.setenv("TERRALABEL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "_hub_cache", lambda *_: None)
-    for name in ("TERRALABEL_OFFLINE", "HF_HUB_OFFLINE"):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
+    for name in ("TERRALABEL_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
+    files["port"] = listener.server_port
     yield files
     listener.shutdown()
     thread.join()
@@ -75,7 +87,7 @@ def test_what_is_not_to_be_had_is_named_with_the_way_out(
     put = str(tmp_path / "cache" / "hub" / "a" / "gated" / "config.json")
     with pytest.raises(WeightsError) as caught:
         hub_file("a/gated", "config.json", "a folder")
-    for word in ("401", "accept its licence at", "hf download a/gated config.json", put, "or give a folder"):
+    for word in ("401", "accept its licence at", "set HF_TOKEN to a token of that account", put, "or give a folder"):
         assert word in str(caught.value)
     with pytest.raises(WeightsError, match="the server answered 404"):
         hub_file("a/none", "config.json", "a folder")
@@ -92,6 +104,38 @@ def test_what_is_not_to_be_had_is_named_with_the_way_out(
     with pytest.raises(WeightsError, match=r"not on this machine \(offline\)"):
         hub_file("a/b", "config.json", "a folder")
     assert len(repositories["asked"]) == asked
+
+
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_gated_repository_takes_a_token(
+    repositories: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    config, moved = "/a/gated/resolve/main/config.json", "/b/gated/resolve/main/config.json"
+    repositories |= {config: moved, moved: b"{}", "gated": {moved}}
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(WeightsError, match="whose token was sent") as caught:
+        hub_file("a/gated", "config.json", "a folder")
+    assert "hf_wrong" not in str(caught.value)
+    if where == "environment":
+        monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
+    else:
+        monkeypatch.delenv("HF_TOKEN")
+        (tmp_path / "hub-home").mkdir()
+        (tmp_path / "hub-home" / "token").write_text("hf_secret\n")
+    assert hub_file("a/gated", "config.json", "a folder").read_bytes() == b"{}"
+    assert repositories["tokens"][-2:] == ["Bearer hf_secret"] * 2
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert kept and not any(b"hf_secret" in path.read_bytes() for path in kept)
+
+
+def test_the_token_goes_to_the_hub_only(repositories: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    elsewhere = f"http://localhost:{repositories['port']}/elsewhere"  # another name, so another server
+    repositories |= {"/a/b/resolve/main/config.json": elsewhere, "/elsewhere": b"{}"}
+    hub_file("a/b", "config.json", "a folder")
+    download(elsewhere, tmp_path / "direct")
+    assert repositories["asked"] == ["/a/b/resolve/main/config.json", "/elsewhere", "/elsewhere"]
+    assert repositories["tokens"] == ["Bearer hf_secret", None, None]
 
 
 def test_the_cache_of_the_hubs_own_client_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

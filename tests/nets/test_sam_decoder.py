@@ -94,7 +94,7 @@ def some_prompts(model: Any, kind: str, n: int = PROMPTS, seed: int = 2) -> dict
 
 
 def ours(decoder: MaskDecoder, model: Any, e: Embedding, given: dict[str, Tensor], multimask: bool) -> tuple[Tensor, Tensor]:
-    prompts = embed(model, **given)
+    prompts = embed(model.prompt_encoder, model.config.model_type, **given)
     tokens = decoder.with_own_tokens(prompts.tokens)
     logits, iou = [], []
     for rows in [slice(None)] if prompts.dense is None else [slice(i, i + 1) for i in range(len(tokens))]:
@@ -126,7 +126,7 @@ def theirs(model: Any, e: Embedding, given: dict[str, Tensor], multimask: bool) 
 
 def released_hq(model: Any, e: Embedding, given: dict[str, Tensor], multimask: bool) -> tuple[Tensor, Tensor]:
     """SAM-HQ as released, from transformers' modules (whose own forward upscales the wrong tensor)."""
-    d, prompts = model.mask_decoder, embed(model, **given)
+    d, prompts = model.mask_decoder, embed(model.prompt_encoder, model.config.model_type, **given)
     b, (c, h, w) = len(prompts.tokens), e.image.shape
     dense = model.prompt_encoder.no_mask_embed.weight.view(1, c, 1, 1) if prompts.dense is None else prompts.dense
     own = torch.cat([d.iou_token.weight, d.mask_tokens.weight, d.hq_token.weight]).expand(b, -1, -1)
@@ -265,15 +265,19 @@ def _scale(*path: str | int) -> Any:
 DAMAGES = (
     _scale("two_way", "first", 0, "scaling"),
     _scale("two_way", "first", 1, "scaling"),
-    _scale("two_way", "first", 1, "out_weight"),
+    _scale("two_way", "norms", "outputs", 0, 0),
+    _scale("two_way", "norms", "outputs", 1, 0),
+    _scale("two_way", "norms", "outputs", 1, 1),
+    _scale("two_way", "norms", "constants", 1, 0),
+    _scale("two_way", "norms", "weights", 0),
+    _scale("two_way", "norms", "first_bias"),
     _scale("two_way", "reads", 0, "positions"),
     _scale("two_way", "reads", 0, "value_weight"),
     _scale("two_way", "writes", 0, "positions"),
     _scale("two_way", "writes", 0, "query_weight"),
     _scale("two_way", "final", "key_weight"),
-    _scale("upscaling", "maps", 0),
-    _scale("upscaling", "maps", 1),
-    _scale("upscaling", "offsets", 0),
+    _scale("two_way", "final", "value_bias"),
+    _scale("upscaling", "first"),
     _scale("upscaling", "constant"),
     _scale("upscaling", "second", "bias"),
     _scale("no_mask"),
@@ -323,7 +327,7 @@ def test_prompts_that_make_no_sense_are_refused(models: dict[str, Any]) -> None:
     ]
     for case, told in cases:
         with pytest.raises(SettingsError, match=told):
-            embed(model, **case)
+            embed(model.prompt_encoder, model.config.model_type, **case)
 
 
 @pytest.mark.slow

@@ -211,7 +211,7 @@ def test_foreign_and_incomplete_weights_are_named(tmp_path: Path, models: dict) 
         },
         tmp_path / "sam_hq_vit_tiny.pth",
     )
-    with pytest.raises(WeightsError, match=r"TinyViT encoder\), not supported"):
+    with pytest.raises(WeightsError, match=r"TinyViT encoder\), not supported; of the small ones `edgetam`"):
         load(tmp_path / "sam_hq_vit_tiny.pth")
     state = to_official(models["sam"].state_dict(), tiny("sam"))
     for gone, why in (

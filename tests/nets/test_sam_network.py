@@ -92,6 +92,25 @@ def test_the_batch_changes_no_bit_on_a_cpu(networks: dict[str, SamNetwork]) -> N
         assert all(torch.equal(a, b) for a, b in zip(whole, passing(net, e, points, thresh, batch), strict=True))
 
 
+@pytest.mark.parametrize("family", ["sam", "sam_hq", "sam3"])
+def test_the_number_of_threads_changes_no_bit_on_a_cpu(networks: dict[str, SamNetwork], family: str) -> None:
+    net = networks[family]
+    e, points = encoded(net), some_points(net, 53)
+    thresh = float(asked(net, e, points)[1].median())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        net._last = None
+        one = passing(net, e, points, thresh, batch=64)
+        torch.set_num_threads(3)
+        three = passing(net, e, points, thresh, batch=64)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert 0 < len(one[0]) < 159
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
 def test_nothing_passes_and_everything_passes(networks: dict[str, SamNetwork]) -> None:
     net = networks["sam2"]
     e, points = encoded(net), some_points(net, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,43 @@ def test_tiles_of_one_pass_change_no_byte(
     assert [f.source for f in hurt.failures] == [fatal] and "this tile" in hurt.failures[0].reason
     assert hurt.tile_counts["ok"] == one.tile_counts["ok"] - 1 and sizes[:3] == [2, 1, 1]
     assert next(hurt.tiles("scene_1")).masks == first.masks > 0
+
+
+def test_larger_shards_change_no_label(
+    images: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: two passes of the encoder a shard. A run keeps the shards it has."""
+    tiles = {"tile_size": 64, "overlap": 16}
+    small = labelled(images, tmp_path / "small", checkpoints["sam"], **tiles)
+    with monkeypatch.context() as gpu:
+        gpu.setattr("terralabel.recipes.networks.on_device", lambda settings: "cuda")
+        large = labelled(images, tmp_path / "large", checkpoints["sam"], tiles_per_batch=3, **tiles)
+    assert [max(len(s.tiles) for _, s in run.layout.shards()) for run in (small, large)] == [2, 6]
+    assert large.id == small.id
+    for scene in small.scenes:
+        assert large.label_path(scene.key).read_bytes() == small.label_path(scene.key).read_bytes()
+    before = tree_hashes(large.path)
+    assert labelled(images, large.path, checkpoints["sam"], **tiles).finished
+    assert tree_hashes(large.path) == before
+
+
+def test_weights_that_were_moved_are_the_same(images: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    there = tmp_path / "there" / "sam.pt"
+    there.parent.mkdir()
+    shutil.copyfile(checkpoints["sam"], there)
+    run = labelled(images, tmp_path / "run", there)
+    before = tree_hashes(run.path)
+    there.unlink()
+    made = next((run.path / "parts" / "masks").iterdir())
+    made.unlink()  # so that something is left to be done with them
+    assert labelled(images, run.path, checkpoints["sam"]).finished
+    assert tree_hashes(run.path) == before and made.is_file()
+    other = tmp_path / "other" / "sam.pt"
+    other.parent.mkdir()
+    loading.write_official(loading.build(tiny("sam"), 1), tiny("sam"), other)
+    with pytest.raises(RunError, match="other settings"):
+        labelled(images, run.path, other)
+    assert tree_hashes(run.path) == before
 
 
 def test_how_many_tiles_go_through_at_once(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

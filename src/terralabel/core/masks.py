@@ -109,7 +109,10 @@ class Masks:
 
     def array(self, index: int) -> np.ndarray:
         """Mask `index` as (H, W) bool."""
-        return rle.decode_box(self.code(index), (0, 0, self.size[1], self.size[0]), self.size)
+        x, y, w, h = (int(v) for v in self.bbox[index])
+        whole = np.zeros(self.size, dtype=bool)
+        whole[y : y + h, x : x + w] = self.crop(index)
+        return whole
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.array(i) for i in range(len(self)))

@@ -118,7 +118,7 @@ class Sam:
     def version(self) -> str:
         """Changes with the weights and the settings that a mask depends on. Loads the network."""
         compiled = "-compiled" if self.compile else ""
-        return f"1-{self._loaded[1][:16]}-{self.precision}-{self.stability_score_offset:g}{compiled}"
+        return f"2-{self._loaded[1][:16]}-{self.precision}-{self.stability_score_offset:g}{compiled}"
 
     @property
     def batch_used(self) -> int:

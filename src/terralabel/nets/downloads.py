@@ -20,7 +20,7 @@ from typing import Any
 
 from terralabel.errors import SettingsError, WeightsError
 
-__all__ = ["Progress", "download", "one_process", "tag_file"]
+__all__ = ["Progress", "download", "hub_address", "hub_token", "one_process", "tag_file"]
 
 #: Called with the bytes that are there and the bytes of the whole file (None when the server does not say).
 Progress = Callable[[int, int | None], None]
@@ -94,16 +94,55 @@ def _remember(part: Path, tag: str | None) -> None:
 
 
 def _open(address: str, have: int, tag: str | None) -> Any:
-    request = urllib.request.Request(address, headers={"User-Agent": "terralabel"})  # noqa: S310 - http(s) only, see above
+    request = _authorised(urllib.request.Request(address, headers={"User-Agent": "terralabel"}))  # noqa: S310 - http(s) only, see above
     if have:
         request.add_header("Range", f"bytes={have}-")
     if have and tag:
         request.add_header("If-Range", tag)
     try:
-        return urllib.request.build_opener(_HTTP, _HTTPS).open(request, timeout=CONNECT_TIMEOUT)
+        return urllib.request.build_opener(_HTTP, _HTTPS, _Redirects).open(request, timeout=CONNECT_TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()  # its page is not wanted, and the connection would stay open with it
         raise
+
+
+def hub_address() -> str:
+    """The Hugging Face hub, or what stands in for it (``HF_ENDPOINT``)."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def hub_token() -> str | None:
+    """The token of a person's account on the hub: ``HF_TOKEN``, else the file where the hub's own client keeps it."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+        home = Path(os.environ.get("HF_HOME") or cache).expanduser()
+        try:
+            token = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+    return token if token.isascii() and token.isprintable() and token else None
+
+
+def _authorised(request: urllib.request.Request) -> urllib.request.Request:
+    """With the token where the hub itself is asked; never for another server, and not sent on where the hub redirects to one."""
+    token = hub_token()
+    if token and _server(request.full_url) == _server(hub_address()):
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    return request
+
+
+def _server(address: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(address)
+    return parts.scheme, parts.netloc.lower()
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """The hub redirects renamed repositories to itself, and large files to other servers."""
+
+    def redirect_request(self, *asked: Any) -> urllib.request.Request | None:
+        request = super().redirect_request(*asked)
+        return request if request is None else _authorised(request)
 
 
 class _Patience:

@@ -1,12 +1,12 @@
 """Files of repositories on the Hugging Face hub: those on this machine first, a download only where it is allowed.
 
 Looked for in our cache (``CACHE/hub/OWNER/NAME/FILE``, where a person may put them), then in the hub's own cache; what is
-fetched goes to ours. Downloads are our own, because the hub's client tries for half a minute where there is no network.
+fetched goes to ours. Downloads are our own, because the hub's client tries for half a minute where there is no network. Gated
+repositories are asked with the account's token (`downloads.hub_token`), which is sent to the hub only and written nowhere.
 """
 
 from __future__ import annotations
 
-import os
 import urllib.error
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ from pathlib import Path
 from terralabel.core.files import atomic_path
 from terralabel.errors import WeightsError
 from terralabel.nets.checkpoints import check
-from terralabel.nets.downloads import download, one_process, tag_file
+from terralabel.nets.downloads import download, hub_address, hub_token, one_process, tag_file
 from terralabel.nets.pickles import printable
 from terralabel.nets.weights import cache_folder, is_offline
 
@@ -60,7 +60,7 @@ def _hub_cache(repository: str, files: Sequence[str]) -> Path | None:
 def _fetch(repository: str, file: str, final: Path, instead: str) -> None:
     if final.is_file():
         return
-    page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/{repository}"
+    page = f"{hub_address()}/{repository}"
     address, part = f"{page}/resolve/main/{file}", final.with_name(final.name + ".part")
     way_out = f"fetch {address} elsewhere and put it at {final}, or give {instead}"
     if is_offline():
@@ -76,10 +76,17 @@ def _fetch(repository: str, file: str, final: Path, instead: str) -> None:
                 part.replace(temporary)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            way_out = f"accept its licence at {page}, then `hf download {repository} {file}`, or {way_out}"
+            way_out = f"accept its licence at {page}{_token_advice()}, or {way_out}"
         raise WeightsError(f"{file} of {repository}: the server answered {error.code} {error.reason}: {way_out}.") from error
     except OSError as error:
         raise WeightsError(f"{file} of {repository}: {printable(getattr(error, 'reason', error))}: {way_out}.") from error
+
+
+def _token_advice() -> str:
+    """What to do about the token besides; it is never shown."""
+    if hub_token() is None:
+        return " and set HF_TOKEN to a token of that account (or `hf auth login`)"
+    return " with the account whose token was sent (HF_TOKEN or the hub's token file), which may not read it yet"
 
 
 def _check(part: Path, final: Path) -> None:

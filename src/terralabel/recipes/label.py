@@ -24,7 +24,7 @@ from terralabel.recipes.backends import make_clusterer, make_extractor, make_gen
 from terralabel.recipes.layout import Backends, Layout
 from terralabel.recipes.learning import fit_extractor, weight_of
 from terralabel.recipes.measuring import MeasureJob, measure_shard, probe_tile
-from terralabel.recipes.networks import inexact_modes, release_networks, settle, worker_count
+from terralabel.recipes.networks import as_recorded, inexact_modes, release_networks, settle, shard_tiles, worker_count
 from terralabel.recipes.relabel import (
     GroupsCrashed,
     assign,
@@ -84,6 +84,8 @@ def label_settings(
     if settings.workers:
         release_networks()  # each worker has its own
     workers = worker_count(settings)
+    source, settings = settings.masks, as_recorded(settings, out, f"{generator.name} {generator.version}")
+    cut = shard_tiles(settings, out)
     folder = RunFolder(out)
     folder.create()
     with (
@@ -99,10 +101,10 @@ def label_settings(
         clusterer = make_clusterer(settings, getattr(extractor, "scaling", "standard"))
         with note("fit features"):
             fitted = fit_extractor(folder, settings, ingested.scenes, extractor, progress)
-        layout = Layout(folder, settings, ingested.scenes, Backends.of(generator, extractor, clusterer.name, fitted))
+        layout = Layout(folder, settings, ingested.scenes, Backends.of(generator, extractor, clusterer.name, fitted, cut))
         folder.write_manifest(_manifest(layout, settings, ingested))
         with note("masks and features"):
-            note.add(_measure(layout, engine, progress))
+            note.add(_measure(layout, source, engine, progress))
         layout.take_back()
         while not _labelled(layout, clusterer, engine, progress, note):
             pass
@@ -125,10 +127,13 @@ def estimate(sources: Sequence[str | Path], settings: LabelSettings, out: Path) 
 # -------------------------------------------------------------------------------------------------------------- stages
 
 
-def _measure(layout: Layout, engine: Engine, progress: Progress) -> dict[str, float]:
-    """Masks and features of every tile; tiles that kill their worker are quarantined alone."""
-    made_by = layout.backends.masks
-    jobs = [replace(layout.measure_job(group, shard), made_by=made_by) for group, shard in layout.shards()]
+def _measure(layout: Layout, source: str, engine: Engine, progress: Progress) -> dict[str, float]:
+    """Masks and features of every tile; tiles that kill their worker are quarantined alone.
+
+    `source`: what makes the masks, where weights lie today.
+    """
+    made_by, settings = layout.backends.masks, replace(layout.settings, masks=source)
+    jobs = [replace(layout.measure_job(*each), made_by=made_by, settings=settings) for each in layout.shards()]
     _forget_healed(jobs, engine, progress)
     todo = [job for job in jobs if not (job.masks.exists() and job.features.exists())]
     tiles = sum(len(job.shard.tiles) for job in jobs)

@@ -38,13 +38,15 @@ class Backends:
     scaling: str = "standard"
     fitted: str = ""  # digest of what the extractor learned of the data set, if it learns anything
     network: bool = False  # True where a network makes the masks: shards are smaller then
+    shard_tiles: int = 0  # tiles of such a shard; 0: `NETWORK_SHARD_TILES`
 
     @classmethod
-    def of(cls, generator: Any, extractor: Any, clusterer: str, fitted: str = "") -> Backends:
+    def of(cls, generator: Any, extractor: Any, clusterer: str, fitted: str = "", shard_tiles: int = 0) -> Backends:
         """The record of live backends."""
         scaling = getattr(extractor, "scaling", "standard")
         names = f"{generator.name} {generator.version}", f"{extractor.name} {extractor.version}", clusterer
-        return cls(*names, scaling, fitted, bool(getattr(getattr(generator, "promptable", None), "makes_features", False)))
+        network = bool(getattr(getattr(generator, "promptable", None), "makes_features", False))
+        return cls(*names, scaling, fitted, network, shard_tiles if network else 0)
 
 
 class Layout:
@@ -55,15 +57,15 @@ class Layout:
         self.settings = settings
         self.scenes = scenes
         self.backends = backends
-        most = {"shard_tiles": NETWORK_SHARD_TILES} if backends.network else {}
-        self.groups = plan_groups(scenes, settings.tile_size, settings.overlap, **most)
+        network_tiles = (backends.shard_tiles or NETWORK_SHARD_TILES) if backends.network else 0
+        self.groups = plan_groups(scenes, settings.tile_size, settings.overlap, network_tiles)
         self._scene = {scene.key: scene for scene in scenes}
         self._digests: dict[str, str] = {}
 
     @property
     def run_id(self) -> str:
         """16 hex digits: equal for runs of equal inputs, settings and backends."""
-        backends = {name: value for name, value in vars(self.backends).items() if name != "network"}
+        backends = {name: value for name, value in vars(self.backends).items() if name not in ("network", "shard_tiles")}
         return digest([stored(self.settings), [s.sha256 for s in self.scenes], backends, self._radiometry])
 
     def shards(self) -> Iterator[tuple[Group, Shard]]:

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from terralabel import registry
 from terralabel.nets.weights import CATALOGUE, find
+from terralabel.recipes.plan import NETWORK_SHARD_TILES
 from terralabel.recipes.settings import LabelSettings
 from terralabel.runs.folder import RunFolder
 
 __all__ = [
+    "as_recorded",
     "inexact_modes",
     "memory_of_worker",
     "on_device",
     "release_networks",
     "settle",
+    "shard_tiles",
     "tiles_at_once",
     "weights_of",
     "worker_count",
@@ -68,6 +71,20 @@ def settle(settings: LabelSettings, out: Path) -> tuple[LabelSettings, str]:
         )
     chosen = here[0] if on_device(settings) != "cpu" else min(here, key=lambda name: find(name).stat().st_size)  # type: ignore[union-attr]
     return replace(settings, masks=chosen), f"masks: {chosen} (its weights are in the cache; --masks tree needs no network)"
+
+
+def as_recorded(settings: LabelSettings, out: Path, made_by: str) -> LabelSettings:
+    """The settings by which a run that is there knows itself: weights are told by what they hold, not by where they lie.
+
+    `made_by`: name and version (with the weights' sha256) of the mask generator that these settings make.
+    """
+    folder = RunFolder(out)
+    if weights_of(settings.masks) is None or not folder.exists:
+        return settings
+    manifest = folder.manifest()
+    before = str(manifest["settings"].get("masks", "auto"))
+    same = weights_of(before) is not None and manifest.get("backends", {}).get("masks") == made_by
+    return replace(settings, masks=before) if same else settings
 
 
 def _in_cache() -> list[str]:
@@ -129,6 +146,19 @@ def tiles_at_once(settings: LabelSettings) -> int:
     if settings.tiles_per_batch:
         return settings.tiles_per_batch
     return 1 if weights_of(settings.masks) is None or on_device(settings) == "cpu" else _TILES_ON_GPU
+
+
+def shard_tiles(settings: LabelSettings, out: Path) -> int:
+    """Tiles of a shard where a network makes the masks; 0: as many as on a CPU. A run that is there keeps its own.
+
+    On a GPU two passes of the encoder, so that tiles are read during the first; it changes how work is cut, not what comes out.
+    """
+    folder = RunFolder(out)
+    if folder.exists:
+        return int(folder.manifest().get("backends", {}).get("shard_tiles", 0))
+    if weights_of(settings.masks) is None or on_device(settings) == "cpu":
+        return 0
+    return max(2 * tiles_at_once(settings), NETWORK_SHARD_TILES)
 
 
 def memory_of_worker(settings: LabelSettings) -> int:

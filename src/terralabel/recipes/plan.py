@@ -16,6 +16,8 @@ _SHARD_PIXELS = 6_000_000
 _SHARD_TILES = 64
 #: The same where a network makes the masks: a tile takes it seconds to minutes, whatever its size.
 NETWORK_SHARD_TILES = 2
+#: Pixels of a tile that a shard of more of them is meant for.
+_NETWORK_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,21 @@ class Group:
         return [(s, i, t) for s in self.shards for i, t in enumerate(s.tiles) if t.scene == scene]
 
 
-def plan_groups(scenes: Iterable[Scene], tile_size: int, overlap: int, shard_tiles: int = _SHARD_TILES) -> list[Group]:
+def plan_groups(scenes: Iterable[Scene], tile_size: int, overlap: int, network_tiles: int = 0) -> list[Group]:
     """Cut scenes, in order, into groups and their tiles into shards: the same for the same scenes and sizes.
+
+    `network_tiles`: tiles of a shard where a network makes the masks; 0 where none does.
 
     A group is named by its first scene and may begin at a scene whose name says so, whatever stands before it. So one
     image more or less among 100,000 changes the group it falls into, not all those behind it.
     """
     groups: list[Group] = []
+    most = network_tiles or _SHARD_TILES
+    pixels = max(_SHARD_PIXELS, network_tiles * _NETWORK_PIXELS)
     for members in _fill(scenes):
         name = _mark(members[0]).hex()[:12]
         tiles = [t for s in members for t in plan_tiles(s.key, s.width, s.height, tile_size, overlap)]
-        shards = tuple(Shard(f"{name}-{i:05d}", tuple(chunk)) for i, chunk in enumerate(_chunks(tiles, shard_tiles)))
+        shards = tuple(Shard(f"{name}-{i:05d}", tuple(chunk)) for i, chunk in enumerate(_chunks(tiles, most, pixels)))
         groups.append(Group(name, tuple(members), shards))
     return groups
 
@@ -78,11 +84,11 @@ def _fill(scenes: Iterable[Scene]) -> Iterator[list[Scene]]:
         yield members
 
 
-def _chunks(tiles: list[TilePlan], most: int) -> Iterator[list[TilePlan]]:
+def _chunks(tiles: list[TilePlan], most: int, most_pixels: int) -> Iterator[list[TilePlan]]:
     chunk: list[TilePlan] = []
     pixels = 0
     for tile in tiles:
-        if chunk and (pixels + tile.window.area > _SHARD_PIXELS or len(chunk) >= most):
+        if chunk and (pixels + tile.window.area > most_pixels or len(chunk) >= most):
             yield chunk
             chunk, pixels = [], 0
         chunk.append(tile)

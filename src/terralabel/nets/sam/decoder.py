@@ -21,7 +21,8 @@ from torch import Tensor
 
 from terralabel.nets.sam.embedding import Embedding
 from terralabel.nets.sam.hq import FineMask
-from terralabel.nets.sam.two_way import ImageSide, TwoWay, Update
+from terralabel.nets.sam.image_side import Refined
+from terralabel.nets.sam.two_way import ImageSide, TwoWay
 from terralabel.nets.sam.upscaling import SharedMaps, Upscaling, raster_order, to_raster
 
 __all__ = ["Answers", "MaskDecoder", "Prepared"]
@@ -40,18 +41,18 @@ class Prepared:
 class Answers:
     """b prompts after the transformer, before any of their j masks is drawn.
 
-    iou      (b, j) float32 predicted IoU
-    hyper    (b, j, c) float32 what a mask's upscaled features are multiplied by; SAM-HQ: (b, j + 1, c), its own mask last
-    updates  how the image side was changed
+    iou    (b, j) float32 predicted IoU
+    hyper  (b, j, c) float32 what a mask's upscaled features are multiplied by; SAM-HQ: (b, j + 1, c), its own mask last
+    image  the image side after the last layer
     """
 
     iou: Tensor
     hyper: Tensor
-    updates: tuple[Update, ...]
+    image: Refined
 
     def pick(self, rows: Tensor) -> Answers:
         """Some of the prompts."""
-        return Answers(self.iou[rows], self.hyper[rows], tuple(update.pick(rows) for update in self.updates))
+        return Answers(self.iou[rows], self.hyper[rows], self.image.pick(rows))
 
 
 class MaskDecoder:
@@ -64,7 +65,7 @@ class MaskDecoder:
         pe = model.get_image_wide_positional_embeddings()[0]
         self.order = raster_order(pe.shape[-1]).to(pe.device)
         self.two_way = TwoWay(decoder.transformer, pe.flatten(1).T.contiguous(), dtype)
-        self.upscaling = Upscaling(decoder, [layer.layer_norm4 for layer in self.two_way.layers], dtype)
+        self.upscaling = Upscaling(decoder, self.two_way.bias, dtype)
         self.fine_mask = FineMask(decoder, dtype) if hasattr(decoder, "hq_token") else None
         self.own_tokens = _own_tokens(decoder)
         self.dynamic = bool(getattr(decoder, "dynamic_multimask_via_stability", False))
@@ -77,7 +78,8 @@ class MaskDecoder:
         image = embedding.image + (self.no_mask[:, None, None] if dense is None else dense)
         rows = image.flatten(1).T.contiguous()  # hw, d
         hq_features = None if self.fine_mask is None else self.fine_mask.shared(embedding)
-        return Prepared(self.two_way.image_side(rows), self.upscaling.shared(rows, embedding.high_res), hq_features)
+        side = self.two_way.image_side(rows)
+        return Prepared(side, self.upscaling.shared(side.image, embedding.high_res), hq_features)
 
     def with_own_tokens(self, prompts: Tensor) -> Tensor:
         """(b, n, d): the decoder's own tokens before those of the prompts (b, t, d)."""
@@ -90,19 +92,19 @@ class MaskDecoder:
     def answer(self, prepared: Prepared, tokens: Tensor, begun: Sequence[Tensor], *, multimask: bool) -> Answers:
         """The transformer on b prompts, given their tokens (b, n, d) and what `begin` made of them."""
         queries, keys, values = begun
-        image, first = self.two_way.first_update(prepared.side, keys, values)
-        queries, image, later = self.two_way.later_layers(queries, tokens, image)
+        image = self.two_way.first_update(prepared.side, keys, values)
+        queries, image = self.two_way.later_layers(prepared.side, queries, tokens, image)
         heads = self.several if multimask else self.single
-        queries = self.two_way.last_read(queries[:, heads.tokens], tokens[:, heads.tokens], image)
+        queries = self.two_way.last_read(prepared.side, queries[:, heads.tokens], tokens[:, heads.tokens], image)
         iou, hyper = heads(queries)
         if self.fine_mask is not None:
             iou, hyper = _in_descending_order(iou, hyper)
-        return Answers(iou, hyper, (first, *later))
+        return Answers(iou, hyper, image)
 
     def logits(self, prepared: Prepared, answers: Answers) -> Tensor:
         """Low-resolution logits (b, j, m, m) float32 of all masks that were answered."""
         hyper, own = answers.hyper, answers.iou.shape[1]
-        features = self.upscaling.features(prepared.maps, self.upscaling.corrections(answers.updates))
+        features = self.upscaling.features(prepared.maps, answers.image)
         logits = torch.bmm(hyper[:, :own].to(self.dtype), features.transpose(1, 2)).to(hyper.dtype)
         logits = to_raster(logits, self.order)
         if self.fine_mask is None or prepared.hq_features is None:

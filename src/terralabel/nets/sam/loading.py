@@ -113,6 +113,11 @@ def _load_file(path: Path) -> Loaded:
     report = check(path)
     checkpoint = identify(report.shapes)
     if checkpoint is None:
+        if "TinyViT" in report.architecture:
+            raise WeightsError(
+                f"{path}: {report.architecture}; of the small ones `edgetam`, `sam2.1_tiny` and `sam_vit_b` work: "
+                "`terralabel models pull edgetam`."
+            )
         raise WeightsError(
             f"{path}: no SAM, SAM-HQ, SAM 2, SAM 3 or EdgeTAM checkpoint ({report.architecture}); "
             "`terralabel models check FILE` shows its keys, `terralabel models list` what is known."

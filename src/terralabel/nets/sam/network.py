@@ -7,9 +7,10 @@ levels) is read from attributes. Coordinates are pixels of the S x S input, x be
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,11 @@ __all__ = ["Passing", "SamNetwork", "make_network"]
 PRECISIONS = ("bf16", "fp32")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
-#: Prompts at once on a CPU: their image side stays in the cache, and in memory that the allocator keeps (8 MB a tensor at most).
-CPU_CHUNK = {"fp32": 1, "bf16": 2}
+#: Prompts at once on a CPU: what they share is read once for all of them, and what is their own stays in the cache and in
+#: memory that the allocator keeps (8 MB a tensor at most).
+CPU_CHUNK = 4
+#: Prompts at once that are upscaled on a CPU, for the same reason.
+CPU_DRAWN = {"fp32": 1, "bf16": 2}
 #: Prompts that go through layer 0's tokens at once on a CPU, which have no image side.
 CPU_GROUP = 16
 #: Prompts at once on a GPU where the caller does not say.
@@ -75,11 +79,12 @@ class SamNetwork:
         self.alternatives = int(model.config.mask_decoder_config.num_multimask_outputs)
         self.batch_used = 0
         # the model itself is let go: the encoder keeps copies of its weights, which need not lie in memory twice
-        self._prompts = SimpleNamespace(prompt_encoder=model.prompt_encoder, config=model.config)
+        self._prompt_encoder, self._kind = model.prompt_encoder, str(model.config.model_type)
         self._encode = make_encoder(model, precision=precision, compile=compile)
         on_cpu = torch.device(device).type == "cpu"
         self.images_at_once = 1 if on_cpu else sys.maxsize
-        self._chunk: int = CPU_CHUNK[precision] if on_cpu else GPU_CHUNK
+        self._chunk: int = CPU_CHUNK if on_cpu else GPU_CHUNK
+        self._drawn_at_once: int = CPU_DRAWN[precision] if on_cpu else sys.maxsize
         self._group: int | None = CPU_GROUP if on_cpu else None
         self._most = sys.maxsize
         with torch.inference_mode():
@@ -120,12 +125,12 @@ class SamNetwork:
         """
         given = {"points": points, "labels": labels, "boxes": boxes, "mask_inputs": mask_inputs}
         on_device = {kind: prompt if prompt is None else prompt.to(self.device) for kind, prompt in given.items()}
-        prompts = embed(self._prompts, **on_device)
+        prompts = embed(self._prompt_encoder, self._kind, **on_device)
         tokens = self.decoder.with_own_tokens(prompts.tokens)
         answers: list[tuple[Tensor, Tensor]] = []
         start = 0
         while start < len(tokens):
-            rows = slice(start, start + (self._chunk if prompts.dense is None else 1))
+            rows = slice(start, start + (min(self._chunk, self._drawn_at_once) if prompts.dense is None else 1))
             try:
                 prepared = self._prepare(e) if prompts.dense is None else self.decoder.prepare(e, prompts.dense[start])
                 begun = self.decoder.begin(prepared, tokens[rows])
@@ -142,39 +147,50 @@ class SamNetwork:
     def decode_passing(self, e: Embedding, points: Tensor, *, pred_iou_thresh: float, batch: int) -> Iterator[Passing]:
         """The masks of (n, 2) foreground points, each a prompt of its own, whose predicted IoU exceeds the threshold.
 
-        `batch` prompts go at once on a GPU; a CPU computes in small chunks that stay in its cache and only returns about
-        `batch` at once, so that the result does not depend on it. Where memory runs out the batch is halved.
+        `batch` prompts go at once on a GPU; a CPU computes in small chunks that stay in its cache, each on one thread, and only
+        returns about `batch` at once, so that the result depends on neither `batch` nor the number of threads. Where memory
+        runs out the batch is halved.
         """
         prepared, points = self._prepare(e), points.to(self.device)
         start = 0
-        while start < len(points):
-            size = min(batch, self._most)
-            if self._group is not None:
-                size = -(-size // self._group) * self._group
-            try:
-                passing = self._passing(prepared, points[start : start + size], start, pred_iou_thresh)
-            except RuntimeError as error:
-                self._halve(size, error)
-                continue
-            self.batch_used = size
-            yield passing
-            start += size
+        with _threads(1 if self._group is None else torch.get_num_threads()) as each:
+            while start < len(points):
+                size = min(batch, self._most)
+                if self._group is not None:
+                    size = -(-size // self._group) * self._group
+                try:
+                    passing = self._passing(prepared, points[start : start + size], start, pred_iou_thresh, each)
+                except RuntimeError as error:
+                    self._halve(size, error)
+                    continue
+                self.batch_used = size
+                yield passing
+                start += size
 
-    def _passing(self, prepared: Prepared, points: Tensor, first: int, thresh: float) -> Passing:
-        """Tokens go through layer 0 by groups, what has the image's size by chunks; on a GPU all at once."""
-        k, group = self.alternatives, self._group or len(points)
-        chunk = self._chunk if self._group else group
-        found = []
-        for start in range(0, len(points), group):
-            tokens = self.decoder.with_own_tokens(point_tokens(self._prompts, points[start : start + group]))
-            begun = self.decoder.begin(prepared, tokens)
-            for row in range(0, len(tokens), chunk):
-                part = slice(row, row + chunk)
-                answers = self.decoder.answer(prepared, tokens[part], [x[part] for x in begun], multimask=True)
-                index, iou, logits = self._drawn(prepared, answers, thresh)
-                found.append((index + (first + start + row) * k, iou, logits))
+    def _passing(self, prepared: Prepared, points: Tensor, first: int, thresh: float, each: Callable[..., Any]) -> Passing:
+        """By groups that share nothing but the image; on a GPU all at once. `each` maps a function over them."""
+        group = self._group or len(points)
+
+        def of_group(start: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+            found = self._of_group(prepared, points[start : start + group], thresh)
+            return [(index + (first + start) * self.alternatives, iou, logits) for index, iou, logits in found]
+
+        found = [part for parts in each(of_group, range(0, len(points), group)) for part in parts]
         index, iou, logits = (torch.cat(column) for column in zip(*found, strict=True))
         return Passing(index, iou, logits)
+
+    @torch.inference_mode()
+    def _of_group(self, prepared: Prepared, points: Tensor, thresh: float) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Index, IoU and logits of what passes: tokens go through layer 0 together, what has the image's size by chunks."""
+        tokens = self.decoder.with_own_tokens(point_tokens(self._prompt_encoder, self._kind, points))
+        begun = self.decoder.begin(prepared, tokens)
+        chunk, found = self._chunk if self._group else len(tokens), []
+        for row in range(0, len(tokens), chunk):
+            part = slice(row, row + chunk)
+            answers = self.decoder.answer(prepared, tokens[part], [x[part] for x in begun], multimask=True)
+            index, iou, logits = self._drawn(prepared, answers, thresh)
+            found.append((index + row * self.alternatives, iou, logits))
+        return found
 
     def _drawn(self, prepared: Prepared, answers: Answers, thresh: float) -> tuple[Tensor, Tensor, Tensor]:
         """Index within these prompts, IoU and logits of what passes; prompts of which nothing passes are not upscaled."""
@@ -183,9 +199,11 @@ class SamNetwork:
         index, iou = passes.flatten().nonzero()[:, 0], answers.iou[passes]
         if not len(rows):
             return index, iou, iou.new_empty(0, self.mask_size, self.mask_size)
-        if len(rows) < len(passes):
-            answers, passes = answers.pick(rows), passes[rows]
-        return index, iou, self.decoder.logits(prepared, answers)[passes]
+        parts = rows.split(self._drawn_at_once)
+        return index, iou, torch.cat([self._logits(prepared, answers, part)[passes[part]] for part in parts])
+
+    def _logits(self, prepared: Prepared, answers: Answers, rows: Tensor) -> Tensor:
+        return self.decoder.logits(prepared, answers if len(rows) == len(answers.iou) else answers.pick(rows))
 
     def _prepare(self, e: Embedding) -> Prepared:
         """The shared part of an embedding; that of the last one is kept."""
@@ -208,6 +226,7 @@ class SamNetwork:
         """From now on at most half of `size` prompts at once."""
         self._most = self._half(size, error, "prompt")
         self._chunk = min(self._chunk, self._most)
+        self._drawn_at_once = min(self._drawn_at_once, self._most)
         self._group = None if self._group is None else min(self._group, self._most)
 
 
@@ -217,6 +236,20 @@ def make_network(loaded: Any, *, device: str = "cpu", precision: str = "fp32", c
     `compile`: the encoder through `torch.compile`, on CUDA devices; see `make_encoder`.
     """
     return SamNetwork(loaded.model, loaded.checkpoint.family, device, precision, compile)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[Callable[..., Any]]:
+    """`map`, over `count` threads that each have one of torch's own; in order."""
+    if count <= 1:
+        yield map
+        return
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(count, "decode", torch.set_num_threads, (1,)) as pool:
+        try:
+            yield pool.map
+        finally:
+            torch.set_num_threads(before)  # what torch tells threads that begin later
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -27,20 +27,20 @@ class Prompts:
 
 
 def embed(
-    model: Any,
+    encoder: Any,
+    kind: str,
     *,
     points: Tensor | None = None,
     labels: Tensor | None = None,
     boxes: Tensor | None = None,
     mask_inputs: Tensor | None = None,
 ) -> Prompts:
-    """The prompts of one image through the prompt encoder of `model` (its `prompt_encoder` and `config` are read).
+    """The prompts of one image through a transformers prompt encoder; `kind` is the `model_type` of its network.
 
     points (b, p, 2) with labels (b, p): 1 foreground, 0 background, -1 no point; boxes (b, 4) xyxy; both in pixels of the
     square input; mask_inputs (b, 1, m, m) logits.
     """
     b = _count(points=points, labels=labels, boxes=boxes, mask_inputs=mask_inputs)
-    encoder, kind = model.prompt_encoder, model.config.model_type
     weight = encoder.no_mask_embed.weight
     if mask_inputs is not None:
         _check_masks(mask_inputs, 4 * int(encoder.image_embedding_size[0]))
@@ -57,10 +57,10 @@ def embed(
     return Prompts(tokens, None if mask_inputs is None else encoder.mask_embed(mask_inputs.to(weight.dtype)))
 
 
-def point_tokens(model: Any, points: Tensor) -> Tensor:
+def point_tokens(encoder: Any, kind: str, points: Tensor) -> Tensor:
     """Tokens (n, t, d) float32 of (n, 2) foreground points, each a prompt of its own."""
     labels = torch.ones(len(points), 1, dtype=torch.int64, device=points.device)
-    return embed(model, points=points[:, None], labels=labels).tokens
+    return embed(encoder, kind, points=points[:, None], labels=labels).tokens
 
 
 def _count(**given: Tensor | None) -> int:

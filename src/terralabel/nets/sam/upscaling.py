@@ -3,8 +3,8 @@
 A transposed convolution with kernel 2 and stride 2 writes every input position to a 2 x 2 block of its own: it is a matrix
 product, (positions, d) x (d, 4 c). Maps stay in this blocked order, channels last, until the logits are laid out at the end.
 
-The first product continues the two-way transformer's sums (`two_way.Update`):  norm(norm(k + A0' V0) + A1' V1) M  is
-(k M') scaled by row, made once per image, plus A0' (V0 M') + A1' (V1 M''), of rank heads x tokens instead of d.
+The first product is of the image side as `image_side.Refined` has it:  (scale * K + left' right) M  is  K M, made once per image and
+scaled, plus  left' (right M), of rank heads x tokens a layer instead of d.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from terralabel.nets.sam.image_side import Refined
 from terralabel.nets.sam.linear import Linear
-from terralabel.nets.sam.two_way import Update
 
-__all__ = ["Corrections", "SharedMaps", "Upscaling", "raster_order", "to_blocks", "to_raster"]
+__all__ = ["SharedMaps", "Upscaling", "raster_order", "to_blocks", "to_raster"]
 
 
 @dataclass(frozen=True)
 class SharedMaps:
     """What every prompt on one image shares.
 
-    image   (hw, 4 c) the image side before layer 0, through the folded norms and the first transposed convolution
+    image   (hw, 4 c) the shared part of the image side, through the first transposed convolution
     fine    (1 or hw, 4 c) what is added after it: biases and, for SAM 2 and its kin, the finer features
     finest  (4 hw, 2 c) the finest features, added after the second one; None for the others
     """
@@ -38,61 +38,29 @@ class SharedMaps:
     finest: Tensor | None
 
 
-@dataclass(frozen=True)
-class Corrections:
-    """Of b prompts: maps = scale * shared + left' right.
-
-    left   (b, r, hw) the layers' attention weights, scaled, and a row of scales for each norm's bias
-    right  (b, r, 4 c)
-    scale  (b, hw, 1)
-    """
-
-    left: Tensor
-    right: Tensor
-    scale: Tensor
-
-
 class Upscaling:
-    """The upscaling part of a transformers `...MaskDecoder`; `norms` are those of the image side, one per layer."""
+    """The upscaling part of a transformers `...MaskDecoder`; `bias` (d,) is that of the image side, no part of its `Refined`."""
 
-    def __init__(self, decoder: Any, norms: Sequence[Any], dtype: torch.dtype) -> None:
+    def __init__(self, decoder: Any, bias: Tensor, dtype: torch.dtype) -> None:
         norm = decoder.upscale_layer_norm
         self.dtype, self.norm_eps = dtype, norm.eps
         self.norm_weight, self.norm_bias = norm.weight.to(dtype), norm.bias.to(dtype)
-        first, second = _as_matrix(decoder.upscale_conv1), _as_matrix(decoder.upscale_conv2)
+        self.first, second = _as_matrix(decoder.upscale_conv1), _as_matrix(decoder.upscale_conv2)
         self.second = Linear(second.T, decoder.upscale_conv2.bias.repeat(4), dtype)
-        self.maps: list[Tensor] = []  # per layer, (d, 4 c): what its values are multiplied by
-        offsets: list[Tensor] = []
-        for norm in reversed(norms):
-            offsets.insert(0, norm.bias @ first)
-            first = _centred(norm.weight[:, None] * first)
-            self.maps.insert(0, first)
-        self.offsets, self.constant = offsets[:-1], offsets[-1] + decoder.upscale_conv1.bias.repeat(4)
+        self.constant = bias @ self.first + decoder.upscale_conv1.bias.repeat(4)
 
     def shared(self, image: Tensor, high_res: Sequence[Tensor]) -> SharedMaps:
-        """The shared part of (hw, d) float32, the image embedding with its dense prompt, and of the finer features."""
+        """The shared part of (hw, d) `ImageSide.image`, and of the finer features."""
         fine, finest = self.constant[None], None
         if high_res:
             finest = to_blocks(high_res[0], 2).to(self.dtype)
             fine = to_blocks(high_res[1], 1) + fine
-        return SharedMaps((image @ self.maps[0]).to(self.dtype), fine.to(self.dtype), finest)
+        return SharedMaps((image @ self.first).to(self.dtype), fine.to(self.dtype), finest)
 
-    def corrections(self, updates: Sequence[Update]) -> Corrections:
-        """What the layers changed, as far as the first product needs it."""
-        scale, left, right = updates[-1].rstd, [], []
-        for i in reversed(range(len(updates))):
-            left.append(updates[i].weights * scale.transpose(1, 2))
-            right.append(updates[i].values @ self.maps[i])
-            if i:
-                left.append(scale.transpose(1, 2))
-                right.append(self.offsets[i - 1].expand(len(scale), 1, -1))
-                scale = scale * updates[i - 1].rstd
-        return Corrections(torch.cat(left, 1), torch.cat(right, 1).to(self.dtype), scale)
-
-    def features(self, shared: SharedMaps, changed: Corrections) -> Tensor:
+    def features(self, shared: SharedMaps, image: Refined) -> Tensor:
         """(b, 16 hw, c / 2) upscaled features in blocked order, after the last activation."""
-        maps = torch.addcmul(shared.fine, changed.scale, shared.image)  # b, hw, 4 c
-        maps.baddbmm_(changed.left.transpose(1, 2), changed.right)
+        maps = torch.addcmul(shared.fine, image.scale.transpose(1, 2), shared.image)  # b, hw, 4 c
+        maps.baddbmm_(image.left.transpose(1, 2), (image.right @ self.first).to(self.dtype))
         maps = maps.view(len(maps), -1, self.norm_weight.shape[0])  # b, 4 hw, c
         maps = F.layer_norm(maps, self.norm_weight.shape, self.norm_weight, self.norm_bias, self.norm_eps)
         maps = self.second(torch.ops.aten.gelu_(maps))
@@ -130,8 +98,3 @@ def to_raster(maps: Tensor, order: Tensor) -> Tensor:
 def _as_matrix(conv: Any) -> Tensor:
     """(d, 4 c) of a transposed convolution with kernel and stride 2."""
     return conv.weight.permute(0, 2, 3, 1).flatten(1)
-
-
-def _centred(matrix: Tensor) -> Tensor:
-    """So that  x _centred(m)  =  (x - mean(x)) m."""
-    return matrix - matrix.mean(0, keepdim=True)
