@@ -157,3 +157,19 @@ def test_covers_real_buildings(data_dir: Path) -> None:
     best_iou = np.concatenate(pairs)
     assert best_iou.mean() >= 0.66
     assert (best_iou >= 0.5).mean() >= 0.77
+
+
+@pytest.mark.data
+def test_real_pixels_in_two_extents_give_the_same_masks(data_dir: Path) -> None:
+    path = sorted((data_dir / "fields" / "images").iterdir())[1]
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    shift, side, margin = np.array([37, 53]), 900, 192
+    found = []
+    for x, y in (np.zeros(2, int), shift):
+        masks = generate(np.ascontiguousarray(image[y : y + side, x : x + side]))
+        first = masks.bbox[:, :2] + [x, y]
+        inside = (first >= shift + margin) & (first + masks.bbox[:, 2:] <= side - margin)
+        keep = np.flatnonzero(inside.all(axis=1))
+        found.append({first[i].tobytes() + masks.crop(int(i)).tobytes() for i in keep})
+    assert len(found[0]) > 100
+    assert len(found[0] & found[1]) / len(found[0] | found[1]) > 0.97
