@@ -35,6 +35,7 @@ RECORDS = {
     "masks": ("Masks",),
     "objects": ("Objects",),
     "classes": ("Classes", "ClassEntry", "IGNORE", "distinct_color"),
+    "labelled": ("LabelledSet", "LabelledImage", "ByValue", "ByThreshold", "ByColor", "ByFolder", "ByCoverage", "Drawn"),
 }
 
 

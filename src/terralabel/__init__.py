@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from terralabel.errors import TerraLabelError
+    from terralabel.imagery.datasets.opening import open_labelled
     from terralabel.recipes.curate import align_run, change_clusters, import_file
+    from terralabel.recipes.detected import detect_label
     from terralabel.recipes.evaluation import evaluate_labels, evaluate_segmentation
     from terralabel.recipes.finetune import finetune
     from terralabel.recipes.label import label
@@ -33,12 +35,14 @@ _PUBLIC = {
     "TrainSettings": "terralabel.train.segmentation.settings",
     "align_run": "terralabel.recipes.curate",
     "change_clusters": "terralabel.recipes.curate",
+    "detect_label": "terralabel.recipes.detected",
     "evaluate_labels": "terralabel.recipes.evaluation",
     "evaluate_segmentation": "terralabel.recipes.evaluation",
     "export_run": "terralabel.recipes.run",
     "finetune": "terralabel.recipes.finetune",
     "import_file": "terralabel.recipes.curate",
     "label": "terralabel.recipes.label",
+    "open_labelled": "terralabel.imagery.datasets.opening",
     "open_run": "terralabel.recipes.run",
     "predict": "terralabel.recipes.predict",
     "pretrain": "terralabel.recipes.pretrain",
@@ -53,12 +57,14 @@ __all__ = [
     "TrainSettings",
     "align_run",
     "change_clusters",
+    "detect_label",
     "evaluate_labels",
     "evaluate_segmentation",
     "export_run",
     "finetune",
     "import_file",
     "label",
+    "open_labelled",
     "open_run",
     "predict",
     "pretrain",

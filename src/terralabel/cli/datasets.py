@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,7 @@ def datasets_check(
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder or COCO file of labels, when elsewhere.")] = None,
     ignore: Annotated[str, typer.Option("--ignore", help="Stored values that mean no label, comma-separated.")] = "",
     threshold: Annotated[int | None, typer.Option("--threshold", help="Masks: that and more is class 1.")] = None,
+    binary: Annotated[bool, typer.Option("--binary", help="Two classes: whether a pixel has a label or none.")] = False,
     sample: Annotated[int, typer.Option("--sample", help="Images whose labels are read; 0 for all.", min=0)] = 50,
 ) -> int:
     """Format, splits, classes and their share of the pixels; what cannot be used, with the reason. Exit code 2 then.
@@ -50,9 +51,8 @@ def datasets_check(
     words = [word.strip() for word in ignore.split(",") if word.strip()]
     if not all(word.isdigit() for word in words):
         raise SettingsError(f"--ignore: expected whole numbers, comma-separated; got {ignore!r}.")
-    dataset = open_labelled(
-        folder, format=format, classes=classes, labels=labels, ignore=[int(word) for word in words], threshold=threshold
-    )
+    reading: dict[str, Any] = {"format": format, "classes": classes, "labels": labels, "threshold": threshold, "binary": binary}
+    dataset = open_labelled(folder, ignore=[int(word) for word in words], **reading)
     progress = terminal_progress()
     total = len(dataset.labelled)
     progress.start("look", min(total, sample) if sample else total, "labels")

@@ -10,11 +10,12 @@ from typing import Protocol
 
 import numpy as np
 
-from terralabel.core.classes import IGNORE, Classes
+from terralabel.core.classes import IGNORE, ClassEntry, Classes
 from terralabel.errors import InputError
 
 __all__ = [
     "ByColor",
+    "ByCoverage",
     "ByFolder",
     "ByThreshold",
     "ByValue",
@@ -122,8 +123,16 @@ class Drawn(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ByCoverage:
+    """Binary-mask labels: id 1 where a label has any class, 0 where it has none (255); `classes` and `inner` read the label."""
+
+    classes: Classes
+    inner: ByValue | ByThreshold | ByColor | ByFolder | Drawn | None
+
+
 #: How label files become ids; None: one band of ids, as they are.
-ToIds = ByValue | ByThreshold | ByColor | ByFolder | Drawn | None
+ToIds = ByValue | ByThreshold | ByColor | ByFolder | ByCoverage | Drawn | None
 
 
 @dataclass(frozen=True)
@@ -174,6 +183,17 @@ class LabelledSet:
                 f"{self.name} has no images of split {' or '.join(map(repr, names))}; it has: {have}.", "no-images"
             )
         return self.with_images(chosen)
+
+    @property
+    def binary(self) -> LabelledSet:
+        """The same images with two classes: 1 "mask" where a label has any class, 0 "no mask" where it has none.
+
+        ALPS's comparison with labels that know masks and no classes.
+        """
+        if isinstance(self.to_ids, ByCoverage):
+            return self
+        two = Classes((ClassEntry(0, "no mask", "#000000"), ClassEntry(1, "mask", "#ffffff")))
+        return replace(self, classes=two, to_ids=ByCoverage(self.classes, self.to_ids))
 
     def with_images(self, images: Iterable[LabelledImage]) -> LabelledSet:
         """The same set with these images."""

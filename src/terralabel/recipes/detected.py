@@ -86,6 +86,12 @@ def detect_label(
     `classes`: a class map with the names in the file, in place of numbers of its own. `settings`: masks, tile_size, overlap, bands,
     sensor, device, precision, threads, workers and follow_vrt, as in `label`. Scenes without boxes get a label of 255 only.
     Raises `InputError` for boxes that cannot be read, `RunError` when `out` was made with other settings (unless `overwrite`).
+
+    >>> import terralabel as tl
+    >>> files = tl.export_run(tl.open_run("run"), ["coco"], "boxes")
+    >>> made = tl.detect_label("images", "boxes/annotations/instances.json", "from-boxes", masks="tree", workers=0)
+    >>> made.finished
+    True
     """
     progress = progress or Silent()
     wrong = sorted(set(settings) - set(_SETTINGS))

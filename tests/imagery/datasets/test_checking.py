@@ -48,6 +48,7 @@ def test_sizes_and_ids_that_do_not_fit(tmp_path: Path) -> None:
 def test_coco_sizes(tmp_path: Path) -> None:
     dataset = open_labelled(coco(tmp_path))
     assert sum(check_labelled(dataset).pixels.values()) == 1200
+    assert check_labelled(dataset.binary).pixels == {0: 500 + 550, 1: 100 + 50}
     save(tmp_path / "images/a.png", noise(21, 30, 0))
     assert "is 30 x 21 pixels, its label 30 x 20" in check_labelled(dataset).failures[0]
 

@@ -236,3 +236,16 @@ def test_every_reader_keeps_the_contract(name: str, tmp_path: Path) -> None:
     assert reader.name == name
     assert reader.recognises(tmp_path) is False
     assert reader.recognises(tmp_path / "not there") is False
+
+
+def test_binary_masks_tell_where_a_label_is(tmp_path: Path, picture: Picture, scene: np.ndarray, write_tif: Picture) -> None:
+    run = make_run(tmp_path / "run", [picture(tmp_path / "a.png", scene)])
+    (run / "labels").mkdir()
+    write_tif(run / "labels/a.tif", ids(0, 2, 255), nodata=255)
+    dataset = open_labelled(run, binary=True)
+    assert [(entry.id, entry.name) for entry in dataset.classes] == [(0, "no mask"), (1, "mask")]
+    assert (read_label(dataset, dataset.images[0]) == ids(1, 1, 0)).all()
+    assert (read_label(dataset, dataset.images[0], Window(20, 0, 12, 24)) == ids(1, 1, 0)[:, 20:]).all()
+    write_tif(run / "labels/a.tif", ids(0, 9, 255), nodata=255)
+    with pytest.raises(InputError, match=r"no classes: 9"):
+        read_label(dataset, dataset.images[0])

@@ -9,7 +9,7 @@ import numpy as np
 
 from terralabel.core.classes import IGNORE
 from terralabel.core.grid import Window
-from terralabel.core.labelled import LabelledImage, LabelledSet
+from terralabel.core.labelled import ByCoverage, LabelledImage, LabelledSet
 from terralabel.errors import InputError
 from terralabel.imagery.datasets.coco import CocoLabels
 from terralabel.imagery.datasets.reading import image_size, read_label
@@ -57,8 +57,9 @@ def check_labelled(dataset: LabelledSet, sample: int = 50, *, advance: Callable[
 def _same_size(dataset: LabelledSet, item: LabelledImage) -> tuple[int, int]:
     """(width, height) of image and label; `InputError` when they differ."""
     size = image_size(item.image)
-    if isinstance(dataset.to_ids, CocoLabels):
-        height, width = dataset.to_ids.sizes[item.key]
+    shapes = _shapes(dataset)
+    if shapes is not None:
+        height, width = shapes.sizes[item.key]
         label = width, height
     else:
         assert item.label is not None
@@ -71,9 +72,15 @@ def _same_size(dataset: LabelledSet, item: LabelledImage) -> tuple[int, int]:
     return size
 
 
+def _shapes(dataset: LabelledSet) -> CocoLabels | None:
+    """The shapes that labels are drawn from, where they are no files of their own."""
+    to_ids = dataset.to_ids.inner if isinstance(dataset.to_ids, ByCoverage) else dataset.to_ids
+    return to_ids if isinstance(to_ids, CocoLabels) else None
+
+
 def _strips(dataset: LabelledSet, width: int, height: int) -> Iterator[Window | None]:
-    if isinstance(dataset.to_ids, CocoLabels):
-        yield None
+    if _shapes(dataset) is not None:
+        yield None  # drawn whole
         return
     rows = max(_STRIP // width // 16 * 16, 16)
     for y in range(0, height, rows):

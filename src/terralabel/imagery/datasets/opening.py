@@ -24,14 +24,21 @@ def open_labelled(
     labels: str | Path | None = None,
     ignore: Sequence[int] = (),
     threshold: int | None = None,
+    binary: bool = False,
 ) -> LabelledSet:
     """The images and labels of a data set.
 
     `format`: a name of `registry.names("datasets")`, or "auto". `classes`: a class file in place of the set's own.
     `labels`: the folder (or COCO file) of labels when it does not lie beside the images in `folder`. For plain folders, `ignore`
     are stored values that mean "no label", and `threshold` makes a grey or instance mask the classes 0 and 1.
+    `binary`: two classes only, whether a pixel has a label or none (of a run: whether a mask covers it).
 
     Raises `InputError` (what is missing, where to get it, and the layout expected) and `SettingsError` (unknown format).
+
+    >>> import terralabel as tl
+    >>> dataset = tl.open_labelled("run")
+    >>> dataset.format, len(dataset.labelled)
+    ('run', 1)
     """
     folder = Path(folder)
     if not folder.exists():
@@ -44,7 +51,8 @@ def open_labelled(
         threshold,
     )
     reader: DatasetReader = registry.create("datasets", recognised(folder, given.labels) if format == "auto" else format)
-    return reader.read(given)
+    found = reader.read(given)
+    return found.binary if binary else found
 
 
 def recognised(folder: Path, labels: Path | None = None) -> str:

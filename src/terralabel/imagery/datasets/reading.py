@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from rasterio.windows import Window as RasterioWindow
 
 from terralabel.core.classes import IGNORE, Classes
 from terralabel.core.grid import Window
-from terralabel.core.labelled import ByColor, ByFolder, ByThreshold, ByValue, LabelledImage, LabelledSet, pack_colors
+from terralabel.core.labelled import (
+    ByColor,
+    ByCoverage,
+    ByFolder,
+    ByThreshold,
+    ByValue,
+    LabelledImage,
+    LabelledSet,
+    pack_colors,
+)
 from terralabel.errors import InputError
 from terralabel.imagery.gdal import gdal
 from terralabel.imagery.sniff import sniff
@@ -33,6 +43,9 @@ def read_label(dataset: LabelledSet, item: LabelledImage, window: Window | None 
     """
     if item.label is None:
         raise InputError(f"{item.image} has no label file.", "no-label")
+    if isinstance(dataset.to_ids, ByCoverage):
+        inner = replace(dataset, classes=dataset.to_ids.classes, to_ids=dataset.to_ids.inner)
+        return (read_label(inner, item, window) != IGNORE).astype(np.uint8)
     to_ids = dataset.to_ids.of(item.label) if isinstance(dataset.to_ids, ByFolder) else dataset.to_ids
     if to_ids is not None and not isinstance(to_ids, ByValue | ByThreshold | ByColor):
         drawn = to_ids.draw(item)
