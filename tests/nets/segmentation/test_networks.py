@@ -74,7 +74,7 @@ class NetworkContract:
         net.zero_grad()
         net.eval()
 
-    @pytest.mark.parametrize("size", [(65, 47), (1, 1), (64, 96)])
+    @pytest.mark.parametrize("size", [(65, 47), (1, 1)])
     def test_logits_have_the_size_of_the_input(self, network: Network, size: tuple[int, int]) -> None:
         with torch.no_grad():
             logits = network(picture(*size))
