@@ -68,6 +68,16 @@ def test_isaid_crops_hold_ids_or_colours(tmp_path: Path) -> None:
         assert (read_label(dataset, dataset.images[0]) == ids).all()
 
 
+def test_isaid_masks_beside_the_images(tmp_path: Path) -> None:
+    isaid(tmp_path)
+    for path in [*tmp_path.glob("*/Semantic_masks/*"), *tmp_path.glob("*/Instance_masks/*")]:
+        path.rename(path.parents[1] / "images" / path.name)
+    for folder in [*tmp_path.glob("*/Semantic_masks"), *tmp_path.glob("*/Instance_masks")]:
+        folder.rmdir()
+    dataset = open_labelled(tmp_path)
+    assert (dataset.format, [item.key for item in dataset.labelled.images]) == ("isaid", ["P0000", "P0001", "P0003"])
+
+
 def test_isaid_refuses_unknown_colours(tmp_path: Path) -> None:
     isaid(tmp_path)
     save(tmp_path / "train/Semantic_masks/P0000_instance_color_RGB.png", np.full((100, 130, 3), 77, np.uint8))

@@ -63,7 +63,7 @@ class ISaid:
     def recognises(self, folder: Path) -> bool:
         """True when labels are called `..._instance_color_RGB`."""
         places = [place for split in _SPLITS for place in _label_folders(folder, split)]
-        return any(path.stem.endswith(LABEL_ENDING) for place in places for path in islice(_files(place), 20))
+        return any(path.stem.endswith(LABEL_ENDING) for place in places for path in islice(_files(place), 60))
 
     def read(self, request: LabelRequest) -> LabelledSet:
         """The set with the splits of the release; test has no labels."""
@@ -72,7 +72,7 @@ class ISaid:
             images, labels = _first(_image_folders(request.folder, split)), _first(_label_folders(request.folder, split))
             if images is None:
                 continue
-            found, told = pair_by(find_rasters(images), _rasters(labels), lambda p: p.stem, _image_of)
+            found, told = pair_by(find_rasters(images), _rasters(labels), _own_name, _image_of)
             pairs += [(image, label, split) for image, label in found]
             problems += told
         items = labelled_images(pairs)
@@ -87,7 +87,9 @@ def _image_folders(folder: Path, split: str) -> list[Path]:
 
 
 def _label_folders(folder: Path, split: str) -> list[Path]:
-    return [folder / "ann_dir" / split, folder / split / "Semantic_masks", folder / split / "labels"]
+    """Where labels may lie; the release's own tools put them beside the images."""
+    names = ("Semantic_masks", "labels", "images")
+    return [folder / "ann_dir" / split, *(folder / split / name for name in names)]
 
 
 def _first(folders: list[Path]) -> Path | None:
@@ -100,6 +102,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _rasters(folder: Path | None) -> Found:
     return find_rasters(folder) if folder is not None else Found(Path(), ())
+
+
+def _own_name(image: Path) -> str:
+    """The stem of an image; "" for masks that lie beside it."""
+    return "" if "_instance_" in image.stem else image.stem
 
 
 def _image_of(label: Path) -> str:
