@@ -108,9 +108,12 @@ class Layout:
 
     @cached_property
     def _mask_settings(self) -> dict[str, Any]:
-        """The settings that masks depend on: all but those about features and clusters."""
+        """The settings that masks depend on: all but those about features and clusters, and the seed.
+
+        What the seed may change before the clusters is the radiometry, which is in the digest itself.
+        """
         values = stored(self.settings)
-        later = {f.name for f in fields(self.settings) if f.metadata["group"] == "Features and clusters"}
+        later = {"seed", *(f.name for f in fields(self.settings) if f.metadata["group"] == "Features and clusters")}
         return {name: value for name, value in values.items() if name not in later}
 
     def _remember(self, name: str, value: Any) -> str:
