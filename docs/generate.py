@@ -23,9 +23,16 @@ from terralabel import contracts, errors, registry, testing
 from terralabel.cli.main import app
 from terralabel.core.settings import sentence
 from terralabel.recipes.settings import LabelSettings
+from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by `make docs` from the code; change it there. -->"
+#: Settings -> the functions that take them.
+SETTINGS: dict[type, str] = {
+    LabelSettings: "`tl.label`",
+    TrainSettings: "`tl.pretrain` and `tl.finetune`",
+    PredictSettings: "`tl.predict`",
+}
 #: The records that stages share: module of terralabel.core -> names, in the order of reading.
 RECORDS = {
     "tile": ("Tile",),
@@ -145,8 +152,8 @@ def api_page() -> str:
     lines = ["# Python", "", NOTE, "", *described(without_title(terralabel.__doc__))]
     lines += ["", "## The package", ""]
     for name in terralabel.__all__:
-        lines += entry(f"tl.{name}", getattr(terralabel, name), settings=name == "LabelSettings")
-    lines += ["## Settings", "", *settings_table(), "", "## Errors", "", *module_doc(errors)]
+        lines += entry(f"tl.{name}", getattr(terralabel, name), settings=name in {owner.__name__ for owner in SETTINGS})
+    lines += ["## Settings", "", *all_settings(), "", "## Errors", "", *module_doc(errors)]
     for name in errors.__all__:
         lines += entry(f"terralabel.errors.{name}", getattr(errors, name))
     lines += ["## Records", ""]
@@ -278,16 +285,23 @@ def comment_above(title: str) -> str:
     return " ".join(line.removeprefix("#:").strip() for line in source[start:at])
 
 
-def settings_table() -> list[str]:
+def all_settings() -> list[str]:
+    """The tables of all settings."""
+    lines = ["Settings marked * change how fast or where it runs, not what comes out (on one CPU thread, not one byte)."]
+    for owner, functions in SETTINGS.items():
+        lines += ["", *settings_table(owner, functions)]
+    return lines
+
+
+def settings_table(owner: type, functions: str) -> list[str]:
     """Every setting: one name in Python and in a YAML file, with dashes on the command line."""
     lines = [
-        "Fields of `LabelSettings`: keywords of `tl.label`, keys of the YAML file of `--config`, and flags (with `-` for `_`).",
-        "Settings marked * change how fast or where it runs, not one byte of what comes out.",
+        f"Fields of `{owner.__name__}`: keywords of {functions}, keys of the YAML file of `--config`, and flags (with `-` for `_`).",
         "",
         "| setting | default | range | |",
         "|---|---|---|---|",
     ]
-    for item in dataclasses.fields(LabelSettings):
+    for item in dataclasses.fields(owner):
         mark = "" if item.metadata.get("results", True) else " *"
         default = (
             f"{item.default:.4g}"

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from terralabel.errors import SettingsError
 
-__all__ = ["Team", "join", "with_shared_norms"]
+__all__ = ["Team", "join", "shared"]
 
 #: Gradients travel in pieces of about this many numbers.
 _PIECE = 8_000_000
@@ -135,7 +136,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) as `nn.BatchNorm2d`, in training with the moments of all processes' images."""
         if not self.training:
             return super().forward(input)
-        x = input.float()
+        x = input if input.dtype == torch.float64 else input.float()
         count = x.new_tensor([x.numel() / x.shape[1]])
         total = _Summed.apply(torch.cat([x.sum((0, 2, 3)), count]))
         pixels, mean = total[-1].detach(), total[:-1] / total[-1].detach()
@@ -157,13 +158,71 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, share)
 
 
-def with_shared_norms(network: nn.Module, team: Team) -> nn.Module:
-    """The network with batch norms that look at all processes' images; keys of its state dict stay."""
+class _SharedMask:
+    """Dropout whose mask is drawn for the whole batch in every process, of which each takes its images' part.
+
+    So what is dropped depends on the step and the image, not on the number of processes. Before each step, all processes seed
+    torch's generator alike.
+    """
+
+    team: Team
+    training: bool
+
+    def kept(self, x: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
+        """(b, *shape) of 0 and 1: what this process keeps of its b images."""
+        images = x.shape[0]
+        whole = torch.rand((images * self.team.size, *shape), device=x.device) >= p
+        return whole[self.team.rank * images :][:images].to(x.dtype)
+
+
+class SharedDropout(_SharedMask, nn.Dropout):
+    """Single numbers."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Dropout`."""
+        if not self.training or not self.p:
+            return input
+        return input * self.kept(input, tuple(input.shape[1:]), self.p) / (1 - self.p)
+
+
+class SharedDropout2d(_SharedMask, nn.Dropout2d):
+    """Whole channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `nn.Dropout2d`."""
+        if not self.training or not self.p:
+            return input
+        return input * self.kept(input, (input.shape[1], 1, 1), self.p) / (1 - self.p)
+
+
+class SharedDropPath(_SharedMask, DropPath):
+    """Whole branches of an image (timm's DropPath)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `timm.layers.DropPath`."""
+        if not self.training or not self.drop_prob:
+            return x
+        kept = self.kept(x, (1,) * (x.ndim - 1), self.drop_prob)
+        return x * kept / (1 - self.drop_prob) if self.scale_by_keep and self.drop_prob < 1 else x * kept
+
+
+_SHARED: dict[type, type] = {nn.Dropout: SharedDropout, nn.Dropout2d: SharedDropout2d, DropPath: SharedDropPath}
+
+
+def shared(network: nn.Module, team: Team) -> nn.Module:
+    """The network with dropout, and with batch norms where there are several processes, that see the whole batch.
+
+    Modules keep their parameters, buffers and names; only their class is another.
+    """
+    for module in network.modules():
+        if type(module) in _SHARED:
+            module.__class__ = _SHARED[type(module)]
+            module.team = team  # type: ignore[assignment]
     if team.size == 1:
         return network
     if next(network.parameters()).is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in list(network.modules()):
+    for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = SharedBatchNorm  # the same parameters and buffers, another forward
+            module.__class__ = SharedBatchNorm
     return network

@@ -24,7 +24,7 @@ from terralabel.nets.segmentation.schedules import Schedule
 from terralabel.runs.progress import Progress
 from terralabel.train.segmentation.checkpoint import Checkpoint, load_optimizer, mark, prune, save_checkpoint
 from terralabel.train.segmentation.curves import Chart, Line, draw_charts
-from terralabel.train.segmentation.distributed import Team, with_shared_norms
+from terralabel.train.segmentation.distributed import Team, shared
 from terralabel.train.segmentation.inference import as_input, autocast
 from terralabel.train.segmentation.logs import Log, read_log
 from terralabel.train.segmentation.losses import confusion, head_losses
@@ -112,7 +112,7 @@ class Training:
 
     def __init__(self, job: Job) -> None:
         self.job, self.step = job, 0
-        self.network: nn.Module = with_shared_norms(job.network.to(job.device), job.team)
+        self.network: nn.Module = shared(job.network.to(job.device), job.team)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(job.network, job.schedule)
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=job.settings.precision == "fp16")
@@ -128,7 +128,7 @@ class Training:
         Raises `RunError` when the loss or its gradient is not finite; the network is as before the step then.
         """
         job, settings = self.job, self.job.settings
-        torch.manual_seed(_seed(settings.seed, self.step, job.team.rank))
+        torch.manual_seed(_seed(settings.seed, self.step))
         set_rates(self.optimizer, job.schedule, self.step)
         whole = torch.tensor([float((batch.labels != IGNORE).sum()), float(stop)], dtype=torch.float64, device=_at(job.device))
         pixels, stopping = job.team.sum_(whole).tolist()
