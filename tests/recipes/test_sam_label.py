@@ -340,6 +340,20 @@ def bad_weights(kind: str, whole: Path, path: Path) -> None:
     elif kind == "malicious":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", pickle.dumps(_Planted()))
+    elif kind == "text":
+        path.write_text("weights, one would think\n")
+    elif kind == "bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(120_000_000))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "folder-of-file":
+        path.mkdir()
+        shutil.copyfile(whole, path / "sam.pth")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "circle":
+        path.symlink_to(path)
     elif kind == "npz":
         np.savez(path.with_suffix(".npz"), some=np.zeros(3, np.float32))
 
@@ -356,6 +370,13 @@ def bad_weights(kind: str, whole: Path, path: Path) -> None:
         ("flipped", "damaged"),
         ("malicious", "would run posix.system"),
         ("npz", "no SAM"),
+        ("text", "not a weights file"),
+        ("bomb", "no weights do that"),
+        ("folder", "no config.json"),
+        ("folder-of-file", "give the file itself"),
+        ("pipe", "no such file"),
+        ("circle", "no such file"),
+        ("long-name", "File name too long"),
     ],
 )
 def test_bad_weights_are_one_line_before_any_image_is_read(
@@ -366,7 +387,7 @@ def test_bad_weights_are_one_line_before_any_image_is_read(
     monkeypatch.setattr("terralabel.recipes.ingest.ingest", lambda *a, **k: pytest.fail("an image was read"))
     path = tmp_path / "weights.pth"
     bad_weights(kind, checkpoints["sam"], path)
-    path = path.with_suffix(".npz") if kind == "npz" else path
+    path = {"npz": path.with_suffix(".npz"), "long-name": Path("x" * 300 + ".pth")}.get(kind, path)
     assert said("label", images, "--out", tmp_path / "run", "--masks", path) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and words in line

@@ -112,7 +112,7 @@ class Sam:
     def name(self) -> str:
         """The model without the place of a file: results belong to the weights (`version`), wherever they lie."""
         path = Path(self.source)
-        return f"sam:{path.name if path.exists() else self.source}"
+        return f"sam:{path.name if _exists(path) else self.source}"
 
     @property
     def version(self) -> str:
@@ -265,13 +265,21 @@ def stamp(source: str) -> tuple[tuple[str, int, int], ...]:
     Where it is another than before, the network under that name may be another.
     """
     path = Path(source).expanduser()
-    if not path.exists():
+    if not _exists(path):
         path = next((cache_folder() / model.file for model in CATALOGUE if source in (model.name, model.file)), path)
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    except FileNotFoundError:
+    except (OSError, ValueError):  # what else is wrong with it is said by who loads it
         return ()
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there; not where its name is one that no file system takes."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def release() -> None:

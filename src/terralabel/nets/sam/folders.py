@@ -42,7 +42,9 @@ def read_config(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     """(family, the three parts of its configuration, complete) from config.json."""
     file, expected = folder / "config.json", "expected what `save_pretrained` writes"
     if not file.is_file():
-        raise WeightsError(f"{folder}: no config.json in this folder; {expected}.")
+        inside = sorted(path.name for path in folder.iterdir() if path.suffix in (".pt", ".pth", ".safetensors"))
+        advice = f"; give the file itself: {printable(folder / inside[0])}" if inside else ""
+        raise WeightsError(f"{folder}: no config.json in this folder; {expected}{advice}.")
     try:
         stated = json.loads(file.read_text(encoding="utf-8"))
         kind = str(stated["model_type"])

@@ -49,12 +49,17 @@ def load(source: str | Path) -> Loaded:
     A name of the list must lie in the cache already. Raises `WeightsError` in one line with the way out when the weights
     are missing, damaged, of another architecture or incomplete.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path, name = Path(source).expanduser(), str(source)
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:  # a name that no file system takes, links in a circle
+        raise WeightsError(
+            f"{printable(name)[:200]}: {printable(error)[:100]}; expected a file, a folder or a name."
+        ) from error
+    if folder:
         return _load_folder(path)
-    if path.is_file():
+    if file:
         return _load_file(path)
-    name = str(source)
     if any(name in (model.name, model.file) for model in CATALOGUE):
         cached = find(name)
         if cached is None:
