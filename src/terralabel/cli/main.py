@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 app.command("label")(labelling.label)
+app.command("detect")(labelling.detect)
 app.command("detect-label")(labelling.detect_label)
 app.command("demo")(labelling.demo)
 app.command("status")(results.status)
