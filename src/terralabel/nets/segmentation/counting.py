@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from terralabel.errors import SettingsError
@@ -78,7 +77,7 @@ def count(network: Network, size: tuple[int, int] = (512, 512)) -> Cost:
     """The same of a network that lies on the meta device."""
     counter, training = FlopCounterMode(display=False), network.training
     image = torch.empty(1, network.bands, *size, device="meta")
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), counter:
         network.eval()(image)
     network.train(training)
     numbers = sum(p.numel() for p in network.parameters())
