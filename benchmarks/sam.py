@@ -4,6 +4,7 @@
     python benchmarks/sam.py --quick         tiny network and images: shows that it runs, the figures mean nothing
     python benchmarks/sam.py --table         measure nothing, print the table of what has been measured
     python benchmarks/sam.py --docs docs/sam.md    put the table into that page, between its marks
+    python benchmarks/sam.py --models [NAMES]      a table of all sizes of the family instead (`sam_models.py`); --docs puts it in, too
 
 ViT-B with random weights, 1024 x 1024 pixels, 1024 points, two threads. A random network's masks pass no filter, so all
 sides compute what they always compute and are then fed the same realistic logits (`sam_feed.py`). Every measurement is a process of its own
@@ -33,10 +34,14 @@ from typing import Any
 
 import numpy as np
 
+import sam_models
+from sam_models import MODELS
+
 _HERE = Path(__file__).resolve().parent
 THREADS = 2
 #: Between these the table stands in a page.
 MARKS = ("<!-- benchmarks/sam.py -->", "<!-- end of benchmarks/sam.py -->")
+MODEL_MARKS = ("<!-- benchmarks/sam.py --models -->", "<!-- end of benchmarks/sam.py --models -->")
 _THP = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
@@ -257,7 +262,11 @@ def main(arguments: list[str] | None = None) -> list[str]:
     parser.add_argument("--table", action="store_true", help="measure nothing, print the table")
     parser.add_argument("--docs", type=Path, help="a page to put the table into, between its marks")
     parser.add_argument("--components", action="store_true", help="encoder and decoder alone too")
+    parser.add_argument("--models", nargs="*", choices=sorted(MODELS), help="sizes of the family instead, all or these")
+    parser.add_argument("--points-per-side", type=int, default=4, help="points of each model in --models")
     options = parser.parse_args(arguments)
+    if options.models is not None:
+        return _of_models(options)
     work: Path = options.work or Path("proof") / ("bench-sam-quick" if options.quick else "bench-sam")
     if not options.table:
         described = machine()
@@ -278,12 +287,24 @@ def main(arguments: list[str] | None = None) -> list[str]:
     return lines
 
 
-def with_table(page: str, lines: list[str]) -> str:
+def _of_models(options: argparse.Namespace) -> list[str]:
+    """The table of `sam_models`, printed and put into a page."""
+    work = options.work or Path("proof") / "bench-sam-models"
+    if not options.table:
+        sam_models.measure(work, options.models or list(MODELS), options.points_per_side)
+    lines = [f"{machine().removesuffix(f'{THREADS} threads')}1 thread, seconds of the processor", "", *sam_models.table(work)]
+    print(*lines, sep="\n", flush=True)
+    if options.docs:
+        options.docs.write_text(with_table(options.docs.read_text(encoding="utf-8"), lines, MODEL_MARKS), encoding="utf-8")
+    return lines
+
+
+def with_table(page: str, lines: list[str], marks: tuple[str, str] = MARKS) -> str:
     """The page with these lines between its marks."""
-    before, begin, rest = page.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise SystemExit(f"the page has no place for the table: expected the marks {MARKS[0]} and {MARKS[1]}")
+        raise SystemExit(f"the page has no place for the table: expected the marks {marks[0]} and {marks[1]}")
     return "\n".join([before + begin, "", *lines, "", end + after])
 
 

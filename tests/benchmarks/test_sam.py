@@ -72,3 +72,46 @@ def test_the_table_goes_between_its_marks(scripts: Any, tmp_path: Path) -> None:
     new = sam.with_table(page, lines)
     assert "old" not in new and lines[0] in new and new.startswith("before") and new.endswith("after")
     assert sam.with_table(new, lines) == new
+
+
+def test_the_sizes_are_the_published_ones(scripts: Any, tmp_path: Path) -> None:
+    from terralabel.nets.sam import loading
+    from terralabel.nets.sam.families import Checkpoint, identify
+    from terralabel.nets.sam.official import to_official
+
+    models = importlib.import_module("sam_models")
+    sizes = {}
+    for name, case in models.MODELS.items():
+        parts = {"vision_config": case.vision, "prompt_encoder_config": {"image_size": 1024}, "mask_decoder_config": {}}
+        checkpoint = Checkpoint(case.family, name, "official", parts)
+        state = loading._empty(checkpoint).state_dict()  # no storage, so no time
+        found = identify({key: tuple(value.shape) for key, value in to_official(state, checkpoint).items()})
+        assert found is not None and found.family == case.family
+        assert found.image_size == 1024
+        sizes[name] = found.size
+    assert sizes == {
+        "sam_vit_b": "vit_b",
+        "sam_vit_l": "vit_l",
+        "sam_hq_vit_b": "vit_b",
+        "sam2.1_tiny": "hiera_tiny",
+        "sam2.1_small": "hiera_small",
+        "sam2.1_base_plus": "hiera_base_plus",
+        "sam2.1_large": "hiera_large",
+        "edgetam": "repvit_m1",
+    }
+
+
+def test_the_table_of_sizes(scripts: Any, tmp_path: Path) -> None:
+    models = importlib.import_module("sam_models")
+    one, other = np.packbits([[1, 1, 0, 0, 0, 0, 0, 0]], axis=1), np.packbits([[1, 0, 0, 0, 0, 0, 0, 1]], axis=1)
+    assert models._agreement(one, one) == {"mean": 1, "least": 1, "pixels": 1}
+    near = models._agreement(one, other)
+    assert near == {"mean": pytest.approx(1 / 3), "least": pytest.approx(1 / 3), "pixels": 0.75}
+    side = {"encoder": 1.0, "prompt": 0.01, "peak_gib": 2.0}
+    kept = {"edgetam": {"ours": side, "reference": {**side, "prompt": 0.1}, "size": 10**6, "points": 9, "agreement": near}}
+    (tmp_path / "models.json").write_text(json.dumps(kept))
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(["before", *scripts[0].MODEL_MARKS, "after"]))
+    scripts[0].main(["--models", "--table", "--work", str(tmp_path), "--docs", str(page)])
+    written = page.read_text()
+    assert "| edgetam | 1 MB | 1.00 s | 1.00 s | 10.0 ms | 100 ms | 9.2x |" in written and written.endswith("after")
