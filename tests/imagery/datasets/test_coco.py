@@ -91,6 +91,14 @@ def test_bad_annotations_are_named_and_the_others_drawn(tmp_path: Path, row: dic
     assert int((read_label(dataset, dataset.images[0]) == 1).sum()) == 16
 
 
+def test_a_size_that_is_claimed_is_not_allocated(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "a.png", "width": 1_000_000, "height": 1_000_000}]
+    row = {"segmentation": {"size": [1_000_000, 1_000_000], "counts": [10**12]}}
+    dataset = open_labelled(edited(tmp_path, row, images=images))
+    with pytest.raises(InputError, match="is 30 x 20 pixels, its label 1000000 x 1000000"):
+        read_label(dataset, dataset.images[0])
+
+
 def test_duplicates_and_very_many_problems(tmp_path: Path) -> None:
     square = {"segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
     dataset = open_labelled(edited(tmp_path, *[{**square, "id": 5}] * 40))

@@ -168,12 +168,41 @@ def test_labels_that_are_none(tmp_path: Path, picture: Picture, scene: np.ndarra
         open_labelled(tmp_path)
     write_tif(tmp_path / "labels/a.tif", ids(0, 1).astype(np.int16) - 1, nodata=-1)
     dataset = open_labelled(tmp_path, classes=class_map(tmp_path / "map.json"))
-    with pytest.raises(InputError, match=r"no classes: -1 \(384 px\), 0 \(384 px\)"):
+    with pytest.raises(InputError, match=r"no classes: 0 \(384 px\);"):
         read_label(dataset, dataset.images[0])
     cut = picture(tmp_path / "cut.png", scene[..., 0]).read_bytes()
     (tmp_path / "labels/a.tif").write_bytes(cut[: len(cut) // 2])
     with pytest.raises(InputError, match="cut short"):
         read_label(dataset, dataset.images[0])
+
+
+def test_nodata_is_no_label(tmp_path: Path, picture: Picture, scene: np.ndarray, write_tif: Picture) -> None:
+    picture(tmp_path / "images/a.png", scene)
+    (tmp_path / "labels").mkdir()
+    write_tif(tmp_path / "labels/a.tif", ids(0, 1, 2).astype(np.int16) - 1, nodata=-1)
+    dataset = open_labelled(tmp_path)
+    assert [entry.id for entry in dataset.classes] == [0, 1]
+    assert (read_label(dataset, dataset.images[0]) == ids(255, 0, 1)).all()
+
+
+def test_a_large_label_is_looked_through_in_strips(
+    tmp_path: Path, picture: Picture, scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("terralabel.imagery.datasets.reading._STRIP", 32 * 16)
+    label = ids(0, 1)
+    label[20:, 30:] = 9  # in the last strip only
+    picture(tmp_path / "images/a.png", scene)
+    picture(tmp_path / "labels/a.png", label)
+    assert [entry.id for entry in open_labelled(tmp_path).classes] == [0, 1, 9]
+
+
+def test_another_programs_classes_json_does_not_stop_a_threshold(tmp_path: Path, picture: Picture, scene: np.ndarray) -> None:
+    picture(tmp_path / "images/a.png", scene)
+    picture(tmp_path / "masks/a.png", ids(0, 5))
+    (tmp_path / "classes.json").write_text('{"a.png": {"1": "roof"}}')
+    with pytest.raises(InputError, match=r"classes\.json: Not a class map"):
+        open_labelled(tmp_path)
+    assert len(open_labelled(tmp_path, threshold=1).classes) == 2
 
 
 def test_label_of_another_size(tmp_path: Path, picture: Picture, scene: np.ndarray) -> None:

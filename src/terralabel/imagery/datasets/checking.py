@@ -17,7 +17,7 @@ from terralabel.imagery.datasets.reading import image_size, read_label
 __all__ = ["Checkup", "check_labelled", "checkup_text", "evenly"]
 
 #: Labels are counted in strips of so many pixels.
-_STRIP = 4_000_000
+_STRIP = 16_000_000
 #: Failures and problems shown one by one.
 _SHOWN = 10
 

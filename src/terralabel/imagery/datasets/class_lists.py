@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from terralabel.core.classes import IGNORE, ClassEntry, Classes, distinct_color
 from terralabel.core.labelled import ByColor, ByThreshold, ByValue, LabelledImage, ToIds
 from terralabel.errors import InputError
-from terralabel.imagery.datasets.reading import ids_of, stored_label
+from terralabel.imagery.datasets.reading import ids_of, label_values
 
 __all__ = ["Meaning", "class_list", "find_classes", "named_classes", "read_classes", "seen_classes"]
 
@@ -84,7 +82,7 @@ def class_list(
 
     `ignore` are stored values that mean "no label"; `threshold` makes a grey mask classes 0 and 1.
     """
-    path = given or find_classes(folder)
+    path = given or (find_classes(folder) if threshold is None else None)
     if path is not None:
         classes, to_ids = read_classes(path)
         return classes, _ignoring(to_ids, ignore) if threshold is None else ByThreshold(threshold)
@@ -112,9 +110,7 @@ def seen_classes(items: Sequence[LabelledImage], to_ids: ToIds) -> Classes:
     assert to_ids is None or isinstance(to_ids, ByValue)
     ids: set[int] = set()
     for path in (labels[int(k * step)] for k in range(int(len(labels) / step))):
-        stored, nodata = stored_label(path)
-        values = np.unique(stored)
-        ids |= {int(i) for i in ids_of(values[values != (-1 if nodata is None else nodata)][None], to_ids).ravel()}
+        ids |= {int(i) for i in ids_of(label_values(path)[None], to_ids).ravel()}
         if len(ids) > MAX_GUESSED:
             raise InputError(
                 f"{path}: the labels hold more than {MAX_GUESSED} different values: instances, or a grey mask? Give a class map,"

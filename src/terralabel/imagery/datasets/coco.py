@@ -21,11 +21,14 @@ from terralabel.core.labelled import LabelledImage, LabelledSet
 from terralabel.errors import InputError
 from terralabel.imagery.datasets.class_lists import read_classes
 from terralabel.imagery.datasets.pairing import labelled_images, split_name
+from terralabel.imagery.datasets.reading import image_size
 
 __all__ = ["Coco", "CocoLabels", "Instance"]
 
 #: Problems told one by one; of more, the number.
 _TOLD = 20
+#: Labels are drawn whole, a byte a pixel.
+_MOST_PIXELS = 1 << 30
 _LAYOUT = (
     "expected annotations/instances_train.json (or any COCO file) beside images/, or the COCO file and the folder of images"
 )
@@ -53,8 +56,21 @@ class CocoLabels:
     rest: int = IGNORE
 
     def draw(self, item: LabelledImage) -> np.ndarray:
-        """(H, W) uint8: the largest first, so that small things lie on top; equal ones in the order of the file."""
+        """(H, W) uint8: the largest first, so that small things lie on top; equal ones in the order of the file.
+
+        `InputError` when the image is not of the size that the file says: what is claimed is not allocated.
+        """
         size = self.sizes[item.key]
+        there = image_size(item.image)
+        if there != size[::-1]:
+            raise InputError(
+                f"{item.image} is {there[0]} x {there[1]} pixels, its label {size[1]} x {size[0]}: they must be of one size.",
+                "size",
+            )
+        if size[0] * size[1] > _MOST_PIXELS:
+            raise InputError(
+                f"{item.image} has {size[0] * size[1]:,} pixels; labels are drawn whole: cut it into smaller ones.", "too-large"
+            )
         out = np.full(size, self.rest, dtype=np.uint8)
         for instance in sorted(self.instances.get(item.key, ()), key=lambda i: -i.area):
             _paint(out, instance)

@@ -29,9 +29,13 @@ from terralabel.imagery.gdal import gdal
 from terralabel.imagery.sniff import sniff
 from terralabel.imagery.wholeness import refuse_truncated
 
-__all__ = ["ids_of", "ids_of_colors", "image_size", "read_label", "stored_label"]
+__all__ = ["ids_of", "ids_of_colors", "image_size", "label_values", "read_label", "stored_label"]
 
 _UNKNOWN = 256
+#: Whole label files are read in strips of so many pixels.
+_STRIP = 16_000_000
+#: A file with more different values holds no classes; the others need not be known.
+_MANY = 4096
 
 
 def read_label(dataset: LabelledSet, item: LabelledImage, window: Window | None = None) -> np.ndarray:
@@ -85,8 +89,21 @@ def stored_label(
     if len(bands) in (3, 4) and (bands[0] == bands[1]).all() and (bands[0] == bands[2]).all():
         bands = bands[:1]
     _refuse_odd(path, bands)
-    whole = nodata is not None and float(nodata).is_integer() and 0 <= nodata < 65536
+    whole = nodata is not None and float(nodata).is_integer()
     return bands[0], int(nodata) if whole else None
+
+
+def label_values(path: Path) -> np.ndarray:
+    """The different values that a one-band label file holds, nodata left out; (n,) ascending. Read in strips."""
+    width, height = image_size(path)
+    rows = max(_STRIP // width // 16 * 16, 16)
+    found: set[int] = set()
+    for y in range(0, height, rows):
+        stored, nodata = stored_label(path, Window(0, y, width, min(rows, height - y)))
+        found |= {int(v) for v in np.unique(stored) if v != nodata}
+        if len(found) > _MANY:
+            break
+    return np.array(sorted(found), dtype=np.int64)
 
 
 def image_size(path: Path) -> tuple[int, int]:
