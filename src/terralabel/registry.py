@@ -31,6 +31,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     },
     "features": {
         "appearance": "terralabel.features.appearance:Appearance",
+        "fused": "terralabel.features.fused:Fused",
         "hf": "terralabel.features.encoders:hf",
         "mobilenet_v2": "terralabel.features.encoders:mobilenet_v2",
         "pooled": "terralabel.features.pooled:Pooled",
