@@ -30,6 +30,9 @@ _Ignore = Annotated[str, typer.Option("--ignore", help="Stored values that mean 
 _Threshold = Annotated[
     int | None, typer.Option("--threshold", help="Labels are grey masks: class 1 where at least this, else 0 (plain folders).")
 ]
+_Binary = Annotated[
+    bool, typer.Option("--binary", help="Two classes only: whether a pixel has a label or none (of a run: a mask or none).")
+]
 
 
 @with_settings(TrainSettings)
@@ -43,6 +46,7 @@ def pretrain(
     labels: _Labels = None,
     ignore: _Ignore = "",
     threshold: _Threshold = None,
+    binary: _Binary = False,
     config: _Config = None,
     overwrite: _Overwrite = False,
     quiet: _Quiet = False,
@@ -58,7 +62,7 @@ def pretrain(
     from terralabel.recipes.pretrain import pretrain as train
 
     settings = gather(TrainSettings, flags, config)
-    reading = _reading(format, classes, labels, ignore, threshold)
+    reading = _reading(format, classes, labels, ignore, threshold, binary)
     progress = terminal_progress(quiet)
     trained = train(source, out, settings, start=start, load=load, reading=reading, overwrite=overwrite, progress=progress)
     print(trained.text)
@@ -77,6 +81,7 @@ def finetune(
     labels: _Labels = None,
     ignore: _Ignore = "",
     threshold: _Threshold = None,
+    binary: _Binary = False,
     config: _Config = None,
     overwrite: _Overwrite = False,
     quiet: _Quiet = False,
@@ -92,7 +97,7 @@ def finetune(
     from terralabel.recipes.finetune import finetune as train
 
     settings = gather(TrainSettings, flags, config)
-    reading = _reading(format, classes, labels, ignore, threshold)
+    reading = _reading(format, classes, labels, ignore, threshold, binary)
     progress = terminal_progress(quiet)
     trained = train(
         source, out, settings, start=start, load=load, images=images, reading=reading, overwrite=overwrite, progress=progress
@@ -171,7 +176,10 @@ def evaluate_segmentation(
     return 0
 
 
-def _reading(format: str, classes: Path | None, labels: Path | None, ignore: str, threshold: int | None) -> dict[str, Any]:
+def _reading(
+    format: str, classes: Path | None, labels: Path | None, ignore: str, threshold: int | None, binary: bool
+) -> dict[str, Any]:
     from terralabel.cli.classes import ids
 
-    return {"format": format, "classes": classes, "labels": labels, "ignore": ids(ignore), "threshold": threshold}
+    given = {"format": format, "classes": classes, "labels": labels, "ignore": ids(ignore), "threshold": threshold}
+    return {**given, "binary": binary}

@@ -79,7 +79,11 @@ def evaluate_segmentation(
     be compared.
 
         >>> import terralabel as tl
-        >>> print(tl.evaluate_segmentation("predicted", "truth", background=0, with_background=False).to_text())
+        >>> report = tl.evaluate_segmentation("truth", "truth", background=1, with_background=False)
+        >>> report.miou
+        1.0
+        >>> report.convention.split("; ")[1]
+        'background (1) left out'
     """
     folder = Path(prediction)
     labels = folder / "labels" if (folder / "labels").is_dir() else folder

@@ -39,7 +39,12 @@ def finetune(
     images, drawn by the seed; 0: all. Everything else as in `pretrain`. Raises `WeightsError` when nothing fits.
 
         >>> import terralabel as tl
-        >>> trained = tl.finetune("labelled", "tuned", start="pretrained", load="overall", steps=400, images=3)
+        >>> few = {"steps": 2, "batch_size": 2, "crop": 64}  # thousands of steps, in earnest
+        >>> pretrained = tl.pretrain("run", "pretrained", network="segformer-mit-b0", **few)
+        >>> drawn = {"labels": "truth", "classes": "classes.json"}
+        >>> tuned = tl.finetune("images", "tuned", start="pretrained", load="overall", reading=drawn, **few)
+        >>> tuned.checkpoint.record["network"]["name"]
+        'segformer-mit-b0'
     """
     needs_torch()
     settings = settings or TrainSettings(**values)

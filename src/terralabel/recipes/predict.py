@@ -76,8 +76,10 @@ def predict(
     or settings differ from those before. A scene that fails is in `Predicted.failures`, and the others are done.
 
         >>> import terralabel as tl
-        >>> found = tl.predict("tuned", "images", "predicted", probabilities=True)
-        >>> found.label_path(found.scenes[0].key)
+        >>> trained = tl.pretrain("run", "trained", network="segformer-mit-b0", steps=2, batch_size=2, crop=64)
+        >>> found = tl.predict("trained", "images", "predicted", probabilities=True)
+        >>> found.label_path("scene_1").name
+        'scene_1.tif'
     """
     needs_torch()
     from terralabel.train.segmentation.checkpoint import open_checkpoint
@@ -115,7 +117,7 @@ def _mapper(checkpoint: Checkpoint, settings: PredictSettings) -> Mapper:
 
     from terralabel.nets.checkpoints import compare_keys
     from terralabel.nets.segmentation.building import build
-    from terralabel.train.segmentation.distributed import join
+    from terralabel.train.segmentation.distributed import device_of
     from terralabel.train.segmentation.inference import Mapper
 
     if settings.threads:
@@ -126,7 +128,7 @@ def _mapper(checkpoint: Checkpoint, settings: PredictSettings) -> Mapper:
     compare_keys(weights, network.state_dict(), f"{checkpoint.path} as {made['name']}")
     network.load_state_dict(weights)
     network.mean, network.std = tuple(checkpoint.record["mean"]), tuple(checkpoint.record["std"])
-    _, device = join(settings.device)
+    device = device_of(settings.device)
     network.to(device).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tile_size, overlap = _windows(checkpoint, settings)
     batch_size = settings.batch_size or (8 if device.type == "cuda" else 1)

@@ -38,8 +38,10 @@ def pretrain(
     on a CPU the same weights come out, however often it was interrupted.
 
         >>> import terralabel as tl
-        >>> trained = tl.pretrain("run", "pretrained", steps=2000, batch_size=8)
-        >>> trained.checkpoint.path
+        >>> settings = tl.TrainSettings(network="segformer-mit-b0", steps=2, batch_size=2, crop=64)  # thousands of steps, in earnest
+        >>> trained = tl.pretrain("run", "pretrained", settings)
+        >>> trained.checkpoint.step
+        2
     """
     needs_torch()
     settings = settings or TrainSettings(**values)
@@ -53,7 +55,8 @@ def pretrain(
 
 def opened(source: str | Path, progress: Progress, reading: Mapping[str, Any] | None = None) -> LabelledSet:
     """The set in a folder; says what was left out of it."""
-    given = {name: Path(value).absolute() if isinstance(value, Path) else value for name, value in (reading or {}).items()}
+    given = dict(reading or {})
+    given |= {name: Path(given[name]).absolute() for name in ("labels", "classes") if given.get(name) is not None}
     found = open_labelled(Path(source).absolute(), **given)
     for problem in found.problems:
         progress.say(f"left out: {problem}")

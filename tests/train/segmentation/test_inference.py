@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,17 @@ def test_probabilities_of_a_batch() -> None:
     found = mapper.probabilities(np.full((2, 5, 7, 3), 255, np.uint8))
     assert found.shape == (2, 3, 5, 7)
     assert (found[:, 1] > 0.99).all()
+
+
+def test_memory_does_not_grow_with_the_scene() -> None:
+    def peak(height: int) -> int:
+        mapper = Mapper(Brightness(), torch.device("cpu"), tile_size=128, overlap=32)
+        read = lambda w: (np.zeros((w.height, w.width, 3), np.uint8), np.ones((w.height, w.width), bool))  # noqa: E731
+        tracemalloc.start()
+        for part in mapper.blended(read, 700, height):
+            assert part.window.width == 700
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(3000) < 1.2 * peak(400)

@@ -19,7 +19,7 @@ from torch.nn.parameter import Parameter
 
 from terralabel.errors import SettingsError
 
-__all__ = ["Team", "join", "shared"]
+__all__ = ["Team", "device_of", "join", "shared"]
 
 #: Gradients travel in pieces of about this many numbers.
 _PIECE = 8_000_000
@@ -90,7 +90,7 @@ def join(device: str) -> tuple[Team, torch.device]:
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    where = _device(device, local)
+    where = device_of(device, local)
     if size > 1 and not dist.is_initialized():
         if where.type == "cuda":
             torch.cuda.set_device(where)
@@ -98,7 +98,8 @@ def join(device: str) -> tuple[Team, torch.device]:
     return Team(rank, size), where
 
 
-def _device(name: str, local: int) -> torch.device:
+def device_of(name: str, local: int = 0) -> torch.device:
+    """The device of a --device flag for the process of this number on its machine; `SettingsError` when it is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local % torch.cuda.device_count())

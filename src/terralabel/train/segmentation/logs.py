@@ -11,7 +11,8 @@ from terralabel.core.files import space_error, write_text
 
 __all__ = ["COLUMNS", "Log", "read_log"]
 
-#: The columns of log.csv. `accuracy` and `miou` are of the batches since the line before, `val_miou` of the val split.
+#: The columns of log.csv. `loss` is a mean over the steps since the line before; `accuracy` and `miou` are of one
+#: of their batches, `val_miou` of the val split.
 COLUMNS = ("step", "loss", "accuracy", "miou", "lr", "images_per_second", "val_miou", "val_accuracy")
 
 

@@ -118,6 +118,7 @@ class Training:
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=job.settings.precision == "fp16")
         self.measures: dict[str, float] = {}
         self.best: dict[str, float] = {}
+        self.seen_miou: float | None = None
         self._last: Checkpoint | None = None
 
     # ---------------------------------------------------------------------------------------------------------- a step
@@ -204,12 +205,14 @@ class Training:
         window, stopping = _Window(job), False
         while self.step < total and not stopping:
             loss, counts, stopping = self.advance(feed.batch(self.step), bool(received))
+            stopping = stopping or (bool(received) and job.team.size == 1)
             window.add(loss, counts)
             ends = stopping or self.step == total
             measured = job.validation is not None and (self.step % job.validate_every == 0 or self.step == total)
             better = measured and self._measure()
             if self.step % job.settings.log_every == 0 or measured or ends:
                 row = window.row(self.step, job, self.measures if measured else {})
+                self.seen_miou = row.get("miou", self.seen_miou)
                 if log is not None:
                     log.add(row)
                 window = _Window(job)
@@ -218,8 +221,9 @@ class Training:
                 self._save(better)
 
     def _note(self, loss: float) -> str:
-        found = self.measures.get("miou")
-        return f"loss {loss:.3f}" + (f" mIoU {found:.3f}" if found is not None else "")
+        """Loss, and mIoU of the val split where there is one, else of the last batch that was counted."""
+        where, found = ("val mIoU", self.measures["miou"]) if self.measures else ("mIoU", self.seen_miou)
+        return f"loss {loss:.3f}" + (f" {where} {found:.3f}" if found is not None else "")
 
     def _measure(self) -> bool:
         """Measure on the val split; whether that is the best so far."""
