@@ -16,7 +16,7 @@ from terralabel.imagery.datasets import open_labelled, read_label
 from terralabel.recipes import detected
 from terralabel.recipes.detected import detect_label
 from terralabel.recipes.detected_run import DetectedRun, open_any
-from terralabel.recipes.run import Run, export_run
+from terralabel.recipes.run import export_run, open_run
 from terralabel.runs.folder import RunFolder
 from tests.recipes.conftest import tree_hashes
 
@@ -169,8 +169,11 @@ def test_refusals(pictures: Path) -> None:
         make(pictures, "label")
     with pytest.raises(RunError, match="is no run of boxes"):
         DetectedRun(RunFolder(pictures / "label"))
-    with pytest.raises(RunError):
-        assert isinstance(open_any(pictures / "nothing"), Run)
+    with pytest.raises(RunError, match="is not a TerraLabel run"):
+        open_any(pictures / "nothing")
+    make(pictures)
+    with pytest.raises(RunError, match="holds labels from boxes"):
+        open_run(pictures / "run")
 
 
 class _NoBoxes:

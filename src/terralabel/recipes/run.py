@@ -345,7 +345,12 @@ def open_run(path: str | Path) -> Run:
     >>> tl.open_run("run").finished
     True
     """
-    return Run(RunFolder(path))
+    from terralabel.recipes.detected_run import is_detected
+
+    folder = RunFolder(path)
+    if is_detected(folder):
+        raise RunError(f"{folder.path} holds labels from boxes: `status` and `export` work on it, this is for runs of `label`.")
+    return Run(folder)
 
 
 def require_finished(run: Run | DetectedRun, verb: str) -> None:
