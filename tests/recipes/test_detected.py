@@ -151,7 +151,7 @@ def test_a_broken_image_and_boxes_of_no_image_are_told(pictures: Path) -> None:
     run = make(pictures)
     assert [Path(f.source).name for f in run.failures] == ["d.png"]
     problems = "\n".join(run.manifest["problems"])
-    assert "'nowhere.png', which is no image here" in problems
+    assert "boxes of 1 images that are not here, the first: 'nowhere.png'" in problems
     assert "1 of 4 boxes lie outside the image" in problems
     assert "d.png" in run.summary()
 

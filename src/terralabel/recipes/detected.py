@@ -167,7 +167,9 @@ def _run(
 ) -> DetectedRun:
     ingested = ingest.ingest(folder, sources, settings, engine, progress)
     matched, left = boxes.match({scene.key: scene.source for scene in ingested.scenes})
-    problems = [*boxes.problems, *(f"boxes of {name!r}, which is no image here" for name in left)]
+    problems = list(boxes.problems)
+    if left:
+        problems.append(f"boxes of {len(left):,} images that are not here, the first: {left[0]!r}")
     jobs, unfit = _jobs(folder, ingested.scenes, matched, boxes.classes, settings, promptable)
     problems += unfit
     for text in problems:
