@@ -114,7 +114,7 @@ class Classes:
                 ClassEntry(int(c["id"]), str(c["name"]), str(c["color"]), tuple(int(k) for k in c.get("clusters", ())))
                 for c in data["classes"]
             ]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:  # JSON's 1e400 is infinite
             raise InputError(
                 f'Not a class map: {error}. Expected {{"version": 1, "classes": [{{"id", "name", "color", "clusters"}}]}}.',
                 "bad-class-map",

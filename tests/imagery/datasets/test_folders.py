@@ -15,6 +15,7 @@ from terralabel.core.classes import Classes
 from terralabel.core.grid import Window
 from terralabel.errors import InputError, SettingsError
 from terralabel.imagery.datasets import open_labelled, read_label
+from terralabel.imagery.datasets.class_lists import read_classes
 from terralabel.registry import create, names
 
 Picture = Callable[..., Path]
@@ -278,3 +279,28 @@ def test_binary_masks_tell_where_a_label_is(tmp_path: Path, picture: Picture, sc
     write_tif(run / "labels/a.tif", ids(0, 9, 255), nodata=255)
     with pytest.raises(InputError, match=r"no classes: 9"):
         read_label(dataset, dataset.images[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"classes": [{"id": 1e400, "name": "a", "color": "#ff0000"}]}',
+        '{"classes": [{"id": 255, "name": "a", "color": "#ff0000"}]}',
+        '{"classes": [{"id": 1, "name": "a", "color": "red"}]}',
+        '{"classes": [], "label_values": {"0": 1e400}}',
+        '{"classes": [], "label_values": {"x": 1}}',
+        '{"classes": [], "label_values": [1]}',
+        '{"classes": [], "label_threshold": "much"}',
+        '{"classes": [], "label_colors": true, "label_ignore_colors": ["#00"]}',
+        '{"classes": [{"id": 1, "name": "a", "color": "#ff0000"}, {"id": 2, "name": "b", "color": "#ff0000"}], "label_colors": 1}',
+    ],
+)
+def test_class_maps_that_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.json").write_text(text)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(InputError, match=r"classes\.json: ") as caught:
+        read_classes(tmp_path / "classes.json")
+    assert "\n" not in str(caught.value)

@@ -51,7 +51,7 @@ def read_classes(path: Path) -> Meaning:
         return classes, _encoding(json.loads(text), classes)
     except InputError as error:
         raise InputError(f"{path}: {error}", error.status) from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: {error}; see the page on data sets for label_values and label_colors.", "bad-class-map"
         ) from error
