@@ -88,9 +88,13 @@ class _Panel:
         self.pen.text((self.x + _WIDTH // 2, bottom + 24), self.chart.x, fill=_INK, font=self.font, anchor="ma")
         for index, line in enumerate(self.chart.lines):
             self._line(line, distinct_color(index))
-            top = self.y + _TOP + 4 + 16 * index
-            self.pen.line((self.x + _WIDTH - 190, top + 7, self.x + _WIDTH - 168, top + 7), fill=distinct_color(index), width=3)
-            self.pen.text((self.x + _WIDTH - 162, top), line.name[:24], fill=_INK, font=self.font)
+        right = self.x + _WIDTH - _RIGHT
+        for index, line in reversed(list(enumerate(self.chart.lines))):
+            name = line.name[:24]
+            self.pen.text((right, self.y + 10), name, fill=_INK, font=self.font, anchor="ra")
+            right -= round(self.font.getlength(name)) + 8
+            self.pen.line((right - 20, self.y + 17, right, self.y + 17), fill=distinct_color(index), width=3)
+            right -= 36
 
     def _line(self, line: Line, color: str) -> None:
         points = [self.at(*point) for point in line.points if math.isfinite(point[1])]
