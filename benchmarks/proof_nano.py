@@ -1,6 +1,6 @@
 """What `masks nano` does on images it was not trained on, beside `tree` in the same run.
 
-    python benchmarks/proof_nano.py --data DIR [--json FILE] [--weights FILE] [--labels] [--limit N]
+    python benchmarks/proof_nano.py --data DIR [--json FILE] [--weights FILE] [--labels [--label-sets NAME ...] [--encoder NPZ]] [--limit N]
 
 Of the sets trained on, only the third of tiles is used that training never reads (`terralabel.train.pictures.held_out`; `tree`
 was fitted on all of `area1` and `fields`, so its figures there are flattered). All other sets are for evaluation only.
@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ from terralabel.masks.tree import TreeMasks
 from terralabel.train.pictures import held_out
 
 MOST_MASKS = 300
+#: Ways to label, as (masks, features).
+LABEL_WAYS = {
+    "tree + appearance": ("tree", "appearance"),
+    "nano + appearance": ("nano", "appearance"),
+    "nano + pooled": ("nano", "pooled"),
+    "nano + fused": ("nano", "fused"),
+}
 #: Targets of the held-out sets: true box, disturbed box, centre, everything's best overlap, its recall at .5.
 TARGETS = {"buildings": (0.82, 0.78, 0.65, 0.75, 0.87), "fields": (0.85, None, None, 0.70, None)}
 
@@ -163,49 +170,65 @@ def prove(backend: Any, proof: Proof, data: Path, limit: int | None) -> dict[str
     return result
 
 
-def speed(backend: Nano, side: int = 1024) -> dict[str, float]:
-    """Everything-mode and one click on a generated scene, the best of three."""
+def speed(backend: Nano, side: int = 1024, small: int = 256) -> dict[str, float]:
+    """Seconds of one core for a megapixel of everything-mode, as one tile and as small ones, and one click; a generated scene,
+    the best of three."""
     from terralabel.imagery.painter import paint_scene
 
-    tile = Tile.from_array(paint_scene(side, side, 5)[0])
-    encoded = backend.encode(tile)
+    scene = paint_scene(side, side, 5)[0]
+    cuts = [Tile.from_array(scene[y : y + small, x : x + small]) for y in range(0, side, small) for x in range(0, side, small)]
     point = np.array([[[side / 2, side / 3]]], np.float32)
-    everything, click = [], []
-    for _ in range(3):
-        began = time.perf_counter()
-        backend.generate(backend.encode(tile))
-        everything.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        backend.predict(encoded, points=point, point_labels=np.ones((1, 1), np.int64))
-        click.append(time.perf_counter() - began)
-    return {"everything MP/s": side**2 / 1e6 / min(everything), "click ms": 1e3 * min(click)}
-
-
-def label_scores(data: Path, weights: str | None) -> dict[str, dict[str, float]]:
-    """mIoU of whole labellings with K = 16: tree + appearance, nano + pooled, nano + ImageNet features (if they are installed)."""
-    ways = {
-        "tree + appearance": ("tree", "appearance"),
-        "nano + pooled": ("nano", "pooled"),
-        "nano + appearance": ("nano", "appearance"),
+    encoded = backend.encode(Tile.from_array(scene))
+    ones = np.ones((1, 1), np.int64)
+    alone = replace(backend, fill=False)
+    tasks: dict[str, Callable[[], Any]] = {
+        "everything, core-s/MP": lambda: backend.generate(backend.encode(encoded.tile)),
+        "everything without tree, core-s/MP": lambda: alone.generate(alone.encode(encoded.tile)),
+        f"everything on tiles of {small}, core-s/MP": lambda: [backend.generate(backend.encode(tile)) for tile in cuts],
+        "click, core-ms": lambda: backend.predict(encoded, points=point, point_labels=ones),
     }
+    found: dict[str, float] = {}
+    for name, task in tasks.items():
+        spent = []
+        for _ in range(3):
+            began = time.process_time()
+            task()
+            spent.append(time.process_time() - began)
+        found[name] = 1e3 * min(spent) if name.endswith("ms") else min(spent) / (side**2 / 1e6)
+    return found
+
+
+def label_scores(data: Path, names: list[str], limit: int | None, encoder: Path | None) -> dict[str, dict[str, float]]:
+    """mIoU of whole labellings with K = 16, of at most `limit` images of a set, spread evenly over it; with `encoder` also of
+    ImageNet features over nano's masks."""
+    ways = dict(LABEL_WAYS)
+    if encoder is not None:
+        ways["nano + ImageNet"] = ("nano", f"mobilenet_v2:{encoder}")
     results: dict[str, dict[str, float]] = {}
-    for data_set in LABEL_SETS:
-        loaded = load_set(data_set, data)
-        for way, (masks, features) in ways.items():
-            with tempfile.TemporaryDirectory() as folder:
+    for data_set in (s for s in LABEL_SETS if s.name.split("/")[-1] in names):
+        loaded = some_of(load_set(data_set, data), limit)
+        with tempfile.TemporaryDirectory() as folder:
+            for way, (masks, features) in ways.items():
                 run = tl.label(
                     loaded.paths,
-                    Path(folder) / "run",
+                    Path(folder) / masks,
                     masks=masks,
                     features=features,
                     clusters=str(CLUSTERS),
                     sensor=data_set.sensor,
                     workers=0,
+                    overwrite=True,
                 )
-                labels = painted(run, loaded)
-            results.setdefault(data_set.name, {})[way] = float(score(labels, loaded, data_set, "majority").miou)
+                reached = score(painted(run, loaded), loaded, data_set, "majority").miou
+                results.setdefault(data_set.name, {})[way] = round(float(reached), 4)
         print(data_set.name, results[data_set.name], flush=True)
     return results
+
+
+def some_of(loaded: Any, limit: int | None) -> Any:
+    """At most `limit` images of a set."""
+    keep = np.unique(np.linspace(0, len(loaded.paths) - 1, min(limit or len(loaded.paths), len(loaded.paths))).astype(int))
+    return type(loaded)(*([column[i] for i in keep] for column in (loaded.paths, loaded.images, loaded.truth)))
 
 
 def painted(run: Any, loaded: Any) -> list[np.ndarray]:
@@ -251,10 +274,15 @@ def main() -> None:
     parser.add_argument("--weights", help="another network's file instead of the shipped one")
     parser.add_argument("--sets", nargs="*", default=[p.name for p in PROOFS], help="only these sets")
     parser.add_argument(
-        "--limit", type=int, help="only the first so many images of each folder of the sets for evaluation only"
+        "--limit",
+        type=int,
+        help="only the first so many images of each folder of the sets for evaluation only; labellings: so many of each set",
     )
     parser.add_argument("--backends", nargs="*", default=["nano", "tree"], help="only these")
-    parser.add_argument("--labels", action="store_true", help="also whole labellings (long)")
+    parser.add_argument("--labels", action="store_true", help="also whole labellings (long), with the shipped network")
+    names = [s.name.split("/")[-1] for s in LABEL_SETS]
+    parser.add_argument("--label-sets", nargs="*", default=names, help="labellings of only these sets")
+    parser.add_argument("--encoder", type=Path, help="ImageNet weights of MobileNetV2 (npz), to compare features with")
     options = parser.parse_args()
     nano = Nano(weights=options.weights)
     backends: dict[str, Any] = {name: {"nano": nano, "tree": TreeMasks()}[name] for name in options.backends}
@@ -264,7 +292,7 @@ def main() -> None:
             results[proof.name] = {name: prove(b, proof, options.data, options.limit) for name, b in backends.items()}
             print(table({proof.name: results[proof.name]}).splitlines()[2:], flush=True)
     quick = speed(nano) if "nano" in backends else {}
-    labels = label_scores(options.data, options.weights) if options.labels else {}
+    labels = label_scores(options.data, options.label_sets, options.limit, options.encoder) if options.labels else {}
     text = table(results) + "".join(f"\n\n{name}: {value:.2f}" for name, value in quick.items())
     print(text)
     if options.json:

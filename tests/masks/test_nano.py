@@ -11,13 +11,12 @@ from terralabel import registry
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError, WeightsError
-from terralabel.masks.nano_cover import cover
 from terralabel.masks.pasting import paste, stability
 from terralabel.testing import check_mask_generator, check_promptable
 
 torch = pytest.importorskip("torch")
 
-from terralabel.masks.nano import Nano  # noqa: E402
+from terralabel.masks.nano import Nano, _promise, _together  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -142,30 +141,24 @@ def test_stability_is_a_share() -> None:
     np.testing.assert_array_equal(stability(np.stack([sure, unsure, none]), 1.0), [1, 0, 0])
 
 
-def test_cover_takes_weaker_masks_where_nothing_is_and_pieces_of_the_rest() -> None:
-    def block(*box: int) -> np.ndarray:
-        mask = np.zeros((20, 30), bool)
-        mask[box[1] : box[3], box[0] : box[2]] = True
-        return mask
-
-    valid = np.ones((20, 30), bool)
-    valid[:, 28:] = False
-    good = Masks.from_arrays([block(0, 0, 10, 20)])
-    spare = Masks.from_arrays([block(8, 0, 20, 20), block(0, 0, 12, 20)], predicted_iou=np.array([0.15, 0.1], np.float32))
-    found = cover(good, spare, valid, smallest=4)
-    assert found.area.tolist() == [200, 240, 160]  # good, the spare one that is mostly bare, the piece at the right
-    assert found.predicted_iou.tolist() == pytest.approx([1, 0.15, 0])
-    assert len(cover(good, spare, valid, smallest=161)) == 2
+def test_the_hierarchy_fills_what_the_network_leaves_bare(roof: Tile) -> None:
+    strict = Nano(pred_iou_thresh=0.8)
+    encoded = strict.encode(roof)
+    alone, filled = Nano(pred_iou_thresh=0.8, fill=False).generate(encoded), strict.generate(encoded)
+    assert filled.covered().mean() > 0.99 > 0.9 > alone.covered().mean()
+    assert (np.diff(filled.predicted_iou) <= 0).all()  # one ranking
+    assert {mask.tobytes() for mask in filled} & {mask.tobytes() for mask in alone}
 
 
-def test_fill_leaves_next_to_nothing_bare(roof: Tile) -> None:
-    backend = Nano()
-    whole, bare = (np.zeros(roof.size, bool) for _ in range(2))
-    for mask in backend.generate(backend.encode(roof)):
-        whole |= mask
-    for mask in Nano(fill=False).generate(backend.encode(roof)):
-        bare |= mask
-    assert whole.mean() > 0.99 and whole.mean() >= bare.mean()
+def test_both_kinds_of_masks_keep_what_is_known_of_them() -> None:
+    one = Masks.from_arrays([np.eye(6, dtype=bool)], predicted_iou=np.array([0.4], np.float32))
+    other = Masks.from_arrays(
+        [np.ones((6, 6), bool), np.eye(6, dtype=bool)[::-1]], predicted_iou=np.array([0.9, 0.1], np.float32)
+    )
+    both = _together(one, other)
+    assert both.area.tolist() == [6, 36, 6]
+    np.testing.assert_allclose(both.predicted_iou, [0.4, 0.9, 0.1])
+    np.testing.assert_array_equal(both.point_coords, np.concatenate([one.point_coords, other.point_coords]))
 
 
 def test_the_number_of_threads_changes_nothing(roof: Tile) -> None:
@@ -180,3 +173,9 @@ def test_the_number_of_threads_changes_nothing(roof: Tile) -> None:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0].runs, found[1].runs)
     np.testing.assert_array_equal(found[0].predicted_iou, found[1].predicted_iou)
+
+
+def test_a_promise_at_a_point_counts_the_guess() -> None:
+    expected = np.array([0.9, 0.8], np.float32)
+    np.testing.assert_allclose(_promise(expected, np.array([0.25, 1.0], np.float32)), [0.45, 0.8], rtol=1e-6)
+    np.testing.assert_array_equal(_promise(expected, None), expected)

@@ -50,7 +50,7 @@ def _write_flood(folder: Path) -> None:
     radar[:, :4] = np.nan
     optical = np.where(lake, 300, 1500) + rng.normal(0, 40, (13, 128, 128))
     for name, bands in (("S1Hand", radar), ("S2Hand", optical), ("LabelHand", np.where(lake, 1, 0)[None])):
-        with rasterio.open(folder / f"Spain_1_{name}.tif", "w", count=len(bands), **profile) as file:
+        with rasterio.open(folder / f"Spain_7370579_{name}.tif", "w", count=len(bands), **profile) as file:
             file.write(bands.astype(np.float32))
 
 
@@ -109,7 +109,7 @@ def test_truth_in_a_window_is_the_instance() -> None:
 
 
 def test_the_flood_is_seen_four_ways_with_its_lake(data: Path) -> None:
-    assert not held_out("Spain_1")
+    assert not held_out("Spain_7370579")
     views = list(flood(data / "sen1floods11"))
     assert len(views) == 4
     for pixels, ids in views:
@@ -153,7 +153,9 @@ def test_any_guess_means_what_it_fits_best(sources: dict) -> None:
     assert moved.any()
     assert (meant["area"] >= t["area"])[known.any(-1)].float().mean() > 0.9
     iou = box_iou(boxes, meant["box"])[0]
-    assert (iou[moved] > 0.99).all() and (aimed[moved] == 1).all() and (sure == 0.5).all()
+    assert (
+        (iou[moved] > 0.9).all() and (aimed[moved] == 1).all() and (sure == 0.5).all()
+    )  # what is no guess is preferred, if alike
 
 
 def test_box_iou() -> None:

@@ -2,9 +2,10 @@
 
     encode   -> the tile, and the tile four times (and sixteen times) smaller, each through the network's encoder once
     predict  -> every prompt becomes a box: given, of the rough mask, or guessed at the point; then a mask in the box's window
-    generate -> guesses at every cell of the maps, the distinct ones decoded, the good and distinct masks kept
+    generate -> guesses at every cell of the maps, the distinct ones decoded; the good and distinct masks, and those of `tree`
 
-An object is looked at in the smallest picture that shows it well, so objects of 16 pixels and of 1600 are one task.
+An object is looked at in the smallest picture that shows it well, so objects of 16 pixels and of 1600 are one task. What is no
+object that a box can hold, a street or a shore, is left to the hierarchy of regions: its masks join the network's own.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError
 from terralabel.masks.gates import distinct_boxes, drop_duplicates
-from terralabel.masks.nano_cover import cover
 from terralabel.masks.nano_guesses import guess_at, guess_everywhere, three_of, with_points
 from terralabel.masks.nano_views import Asked, Views, as_input, decode, inference, shrunk
 from terralabel.masks.pasting import paste, stability
+from terralabel.masks.tree import TreeMasks
 
 if TYPE_CHECKING:
     from terralabel.nets.nano.network import NanoNet
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Nano"]
 
 #: Sides of the decoder's grids: of prompts, and of everything.
-_GRID, _COARSE_GRID = 48, 32
+_GRID, _COARSE_GRID = 48, 24
 #: A guessed box is drawn fainter than a given one, as in training.
 _SURE_OF_GUESS = 0.5
 
@@ -47,7 +48,7 @@ class Nano:
     nms_thresh       of two masks whose IoU is higher only the better one is proposed
     max_guesses      at most so many guessed boxes of a tile are looked at; of a large tile, `guesses_per_area` for every
                      65,536 pixels, if that is more
-    fill             propose also what is left: weaker masks where nothing else is, and the pieces between all masks
+    fill             propose also the masks of `tree` that are like none of the network's: then every valid pixel lies in one
     min_size         masks smaller than this many pixels are not proposed
     stability_score_offset  shift of the cut-off in the stability score
     weights          another network's file, of the same architecture; None for the shipped one
@@ -56,7 +57,7 @@ class Nano:
     guess_thresh: float = 0.1
     guess_nms_thresh: float = 0.55
     pred_iou_thresh: float = 0.2
-    nms_thresh: float = 0.75
+    nms_thresh: float = 0.85
     max_guesses: int = 300
     guesses_per_area: int = 64
     fill: bool = True
@@ -80,7 +81,7 @@ class Nano:
         """Changes with the code, the weights and the settings."""
         settings = [getattr(self, field.name) for field in fields(self) if field.name != "weights"]
         numbers = "-".join(f"{value:g}" for value in settings)
-        return f"1-{_loaded(self.weights)[1][:12]}-{numbers}"
+        return f"2-{_loaded(self.weights)[1][:12]}-{numbers}"
 
     def encode(self, tile: Tile) -> Encoded:
         """The tile's maps at every size; nothing for a tile without a valid pixel."""
@@ -123,6 +124,7 @@ class Nano:
         found = self._masks(net, state, asked, encoded.tile, _GRID)
         if only_points:  # the box of the mask is better than the guess: look again
             found = self._masks(net, state, replace(asked, boxes=_tight(found, asked.boxes)), encoded.tile, _GRID)
+            found = replace(found, predicted_iou=_promise(found.predicted_iou, asked.fits))
             prompt = np.repeat(np.arange(count), 3)
             small_to_large = np.lexsort((found.area, prompt))
             best = found.predicted_iou.reshape(count, 3).argmax(1) + 3 * np.arange(count)
@@ -155,10 +157,11 @@ class Nano:
             around = with_points(_tight(masks, np.zeros((count, 4), np.float32)), marks, kinds)
             return Asked(around, np.zeros(count, np.float32), marks, kinds, rough, masks)
         anchors = marks[np.arange(count), np.argmax(kinds == 1, axis=1)]
-        guessed = three_of(*guess_at(net, state, anchors))
+        guessed, fits = three_of(*guess_at(net, state, anchors))
         every = np.repeat(np.arange(count), 3)
         wide = with_points(guessed.reshape(-1, 4), marks[every], kinds[every])
-        return Asked(wide, np.full(len(every), _SURE_OF_GUESS, np.float32), marks[every], kinds[every], rough[every], None)
+        sure = np.full(len(every), _SURE_OF_GUESS, np.float32)
+        return Asked(wide, sure, marks[every], kinds[every], rough[every], None, fits.ravel())
 
     def generate(self, encoded: Encoded) -> Masks:
         """Every good mask, best predicted IoU first."""
@@ -171,14 +174,11 @@ class Nano:
         sure = np.full(len(boxes), _SURE_OF_GUESS, np.float32)
         asked = Asked(boxes, sure, points[:, None], ones, -ones[:, 0], None)
         found = replace(self._masks(net, state, asked, encoded.tile, _COARSE_GRID), point_coords=points)
-        found = found.select(found.area >= self.min_size)
-        good = found.predicted_iou >= self.pred_iou_thresh
-        distinct = drop_duplicates(found.select(good), box_iou=None, mask_iou=self.nms_thresh).masks
-        if not self.fill:
-            return distinct
-        spare = found.select(~good)
-        spare = spare.select(np.argsort(-spare.predicted_iou, kind="stable"))
-        return cover(distinct, spare, encoded.tile.valid, self.min_size)
+        found = found.select((found.area >= self.min_size) & (found.predicted_iou >= self.pred_iou_thresh))
+        if self.fill:
+            tree = TreeMasks()
+            found = _together(found, tree.generate(tree.encode(encoded.tile)))
+        return drop_duplicates(found, box_iou=None, mask_iou=self.nms_thresh).masks
 
     def _distinct_guesses(
         self, boxes: np.ndarray, fits: np.ndarray, points: np.ndarray, size: tuple[int, int]
@@ -197,6 +197,20 @@ def _loaded(weights: str | None) -> tuple[NanoNet, str]:
     from terralabel.nets.nano.shipped import SHIPPED, load_network
 
     return load_network(SHIPPED if weights is None else Path(weights))
+
+
+def _promise(expected: np.ndarray, fits: np.ndarray | None) -> np.ndarray:
+    """The IoU to expect at a point: of the mask in its box, and (by its root) of the box, which may be another thing's."""
+    return expected if fits is None else (expected * np.sqrt(np.clip(fits, 0, 1))).astype(np.float32)
+
+
+def _together(one: Masks, other: Masks) -> Masks:
+    """All masks of both."""
+    joined = {
+        column: np.concatenate([getattr(one, column), getattr(other, column)])
+        for column in ("predicted_iou", "stability_score", "point_coords")
+    }
+    return Masks.from_codes([masks.code(i) for masks in (one, other) for i in range(len(masks))], one.size, **joined)
 
 
 def _tight(masks: Masks, otherwise: np.ndarray) -> np.ndarray:

@@ -37,17 +37,18 @@ def _suited(boxes: np.ndarray, fits: np.ndarray, level: int, levels: int) -> np.
     return np.where(too_small | too_large, fits * 0.5, fits)
 
 
-def three_of(boxes: np.ndarray, fits: np.ndarray) -> np.ndarray:
-    """The three best boxes (n, 3, 4) of (n, c, 4) that are not nearly the same."""
+def three_of(boxes: np.ndarray, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The three best boxes (n, 3, 4) of (n, c, 4) that are not nearly the same, and their `fits` (n, 3) of (n, c)."""
     rows = np.arange(len(boxes))
-    left, chosen = fits.astype(np.float64).copy(), []
+    left, chosen, theirs = fits.astype(np.float64).copy(), [], []
     for _ in range(3):
         best = left.argmax(1)
         chosen.append(boxes[rows, best])
+        theirs.append(fits[rows, best])
         same = _iou(boxes, chosen[-1][:, None])
         left *= np.where(same > 0.7, 0.3, 1.0)
         left[rows, best] = -1
-    return np.stack(chosen, 1)
+    return np.stack(chosen, 1), np.stack(theirs, 1)
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -38,7 +38,8 @@ class Views:
 class Asked:
     """Prompts as the decoder takes them, `n` of them, in pixels of the tile.
 
-    boxes (n, 4) float32 with `sure` (n,); points (n, p, 2) and labels (n, p); rough: index of a mask of `masks`, or -1 (n,).
+    boxes (n, 4) float32 with `sure` (n,); points (n, p, 2) and labels (n, p); rough: index of a mask of `masks`, or -1 (n,);
+    fits: the IoU expected of guessed boxes (n,), None for others.
     """
 
     boxes: np.ndarray
@@ -47,6 +48,7 @@ class Asked:
     labels: np.ndarray
     rough: np.ndarray
     masks: Masks | None
+    fits: np.ndarray | None = None
 
 
 @contextmanager

@@ -49,15 +49,15 @@ class Plan:
     collages   generated pictures to draw from
     """
 
-    steps: int = 2000
+    steps: int = 4300
     seed: int = 0
     rate: float = 2e-3
-    cooling: float = 0.4
+    cooling: float = 0.7
     thaw: float = 0.25
     thaw_from: int = 7
     side: int = 256
     prompts: int = 12
-    collages: int = 400
+    collages: int = 800
 
     def rate_at(self, step: int) -> float:
         """Up over 50 steps, level, then down along a cosine."""

@@ -160,12 +160,11 @@ class NanoNet(nn.Module):
 
 
 def describe(seen: Seen) -> Tensor:
-    """What masks are told apart by, (b, 219, h / 8, w / 8): the encoder's first three maps and the merged one, each of length 1
-    at every cell, and the colour."""
+    """What kinds of objects are told apart by, (b, 128, h / 8, w / 8): the encoder's second and third map, each of length 1 at every
+    cell. The first holds little but colour, the merged one is about outlines."""
     size = seen.deep.shape[-2:]
-    maps = [interpolate(tap, size=size, mode="bilinear", align_corners=False) for tap in seen.taps[:3]]
-    colour = avg_pool2d(seen.atlas[..., : seen.width], STRIDE)
-    return torch.cat([*(normalize(found, dim=1) for found in (*maps, seen.deep)), colour], 1)
+    maps = [normalize(tap, dim=1) for tap in seen.taps[1:3]]
+    return torch.cat([interpolate(found, size=size, mode="bilinear", align_corners=False) for found in maps], 1)
 
 
 def prompt_channels(

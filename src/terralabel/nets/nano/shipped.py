@@ -19,7 +19,7 @@ __all__ = ["SHA256", "SHIPPED", "load_network", "write_network"]
 
 #: The file in the package, and what it holds.
 SHIPPED = Path(__file__).with_name("nano.safetensors")
-SHA256 = "4ee5665b0042b6edf26e9b0b911c460d7fab648ece39dfe6be979017f8f54231"
+SHA256 = "32ca0f4731a3850eeec7e7849743595b60804447f15042512e3636c734bf9e1b"
 
 
 def write_network(state: dict[str, Tensor], path: Path) -> str:
