@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from terralabel.recipes.curate import align_run, change_clusters, import_file
     from terralabel.recipes.detected import detect_label
     from terralabel.recipes.evaluation import evaluate_labels, evaluate_segmentation
+    from terralabel.recipes.experiment import run_experiment
     from terralabel.recipes.finetune import finetune
     from terralabel.recipes.label import label
     from terralabel.recipes.predict import predict
@@ -47,6 +48,7 @@ _PUBLIC = {
     "predict": "terralabel.recipes.predict",
     "pretrain": "terralabel.recipes.pretrain",
     "report_run": "terralabel.recipes.run",
+    "run_experiment": "terralabel.recipes.experiment",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "predict",
     "pretrain",
     "report_run",
+    "run_experiment",
 ]
 
 

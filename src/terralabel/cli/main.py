@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from terralabel.cli import classes, datasets, labelling, machine, networks, results, training
+from terralabel.cli import classes, datasets, experiment, labelling, machine, networks, results, training
 
 __all__ = ["app", "run"]
 
@@ -42,6 +42,7 @@ app.add_typer(classes.evaluate, name="evaluate")
 app.add_typer(machine.models, name="models")
 app.add_typer(datasets.datasets, name="datasets")
 app.add_typer(networks.networks, name="networks")
+app.add_typer(experiment.experiment, name="experiment")
 app.command("doctor")(machine.doctor)
 
 

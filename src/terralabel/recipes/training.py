@@ -281,7 +281,8 @@ def _network(classes: Classes, bands: int, settings: TrainSettings, start: Start
     checkpoint = checkpoint_of(start)
     named = settings.network if settings.network != "auto" else None
     name = named or (str(checkpoint.record["network"]["name"]) if checkpoint else DEFAULT_NETWORK)
-    weights = None if settings.weights == "none" or checkpoint else settings.weights
+    kept = checkpoint is not None and start is not None and start.load == "head"  # the backbone begins as without a checkpoint
+    weights = None if settings.weights == "none" or (checkpoint and not kept) else settings.weights
     if start is not None and checkpoint is None:
         if start.load != "backbone":
             raise SettingsError(

@@ -1,0 +1,48 @@
+"""The verb on grids of trainings: experiment run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["experiment"]
+
+experiment = typer.Typer(help="Grids of trainings, in one table beside what was published.", no_args_is_help=True)
+
+
+@experiment.callback()
+def _group() -> None:
+    """Grids of trainings, in one table beside what was published."""
+
+
+@experiment.command("run")
+def experiment_run(
+    config: Annotated[Path, typer.Argument(help="YAML file of the grid; configs/ has those of the paper.", metavar="CONFIG")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the experiment: made if new, gone on with if it is there.")
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Folder that the file's folders lie in.")] = Path(),
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="A rehearsal: first network and seed, tiny network, 2 steps, 4 images a split.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep fine-tuned networks and their predictions (much space).")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and which are done; do nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> int:
+    """Label, pre-train, fine-tune and test every cell of a grid; write tables and a chart. Exit code 2 when some cells failed.
+
+    Goes on where it stopped: run the same command again. Cells that are done are not done again; those that failed are.
+
+    Example: `terralabel experiment run configs/small.yaml --out measured`
+    """
+    from terralabel.cli.progress import terminal_progress
+    from terralabel.recipes.experiment import experiment_plan, run_experiment
+
+    if dry_run:
+        print(experiment_plan(config, out, tiny=tiny))
+        return 0
+    result = run_experiment(config, out, data=data, tiny=tiny, keep=keep, progress=terminal_progress(quiet))
+    print(result.text)
+    return 2 if result.failures else 0
