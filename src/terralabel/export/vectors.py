@@ -38,6 +38,8 @@ __all__ = ["EXPORT_TABLE", "GeoJson", "GeoPackage", "GeoParquet"]
 
 #: The table in our GeoPackages that says what was exported, so that corrections can be told from subsets.
 EXPORT_TABLE = "terralabel_export"
+#: Ends the name of the compacted copy while it is written.
+_COMPACT = "-compact"
 #: Times inside files are this, so that the same run always gives the same file.
 _TIME = "1970-01-01T00:00:00.000Z"
 _WRITE_ERRORS = (
@@ -99,9 +101,13 @@ class GeoPackage:
                 except (*_WRITE_ERRORS, sqlite3.Error) as error:
                     raise write_error(error, final) from error
                 finally:
-                    for side in ("-journal", "-wal", "-shm"):
-                        temporary.with_name(temporary.name + side).unlink(missing_ok=True)
+                    for side in ("-journal", "-wal", "-shm", _COMPACT):
+                        _beside(temporary, side).unlink(missing_ok=True)
         return files
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 @contextmanager
@@ -175,9 +181,12 @@ def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> No
             [(table, table, _TIME) for table in ("layer_styles", EXPORT_TABLE)],
         )
         base.execute("UPDATE gpkg_contents SET last_change = ?", (_TIME,))
+    compact = _beside(path, _COMPACT)
+    compact.unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as base:
         base.execute("PRAGMA synchronous = OFF")
-        base.execute("VACUUM")
+        base.execute("VACUUM INTO ?", (str(compact),))  # a plain VACUUM writes all of it three times, once where /tmp is
+    compact.replace(path)
 
 
 @dataclass(frozen=True)
