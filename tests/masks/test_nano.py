@@ -11,7 +11,9 @@ from terralabel import registry
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError, WeightsError
+from terralabel.masks.nano_three import best_three
 from terralabel.masks.pasting import paste, stability
+from terralabel.masks.tree import TreeMasks
 from terralabel.testing import check_mask_generator, check_promptable
 
 torch = pytest.importorskip("torch")
@@ -179,3 +181,31 @@ def test_a_promise_at_a_point_counts_the_guess() -> None:
     expected = np.array([0.9, 0.8], np.float32)
     np.testing.assert_allclose(_promise(expected, np.array([0.25, 1.0], np.float32)), [0.45, 0.8], rtol=1e-6)
     np.testing.assert_array_equal(_promise(expected, None), expected)
+
+
+def test_the_three_most_promising_answers_are_three_different_ones() -> None:
+    def block(width: int) -> np.ndarray:
+        mask = np.zeros((20, 20), bool)
+        mask[:, :width] = True
+        return mask
+
+    ours, theirs = [block(w) for w in (4, 10, 20)], [block(w) for w in (4, 11, 7)]
+    promised = np.array([0.5, 0.9, 0.1, 0.4, 0.8, 0.7], np.float32)
+    both = Masks.from_arrays([*ours, *theirs], predicted_iou=promised)
+    found = best_three(both, 1)
+    assert found.area.tolist() == [200, 140, 80]  # 11 columns are like 10, and promise less
+    np.testing.assert_allclose(found.predicted_iou, [0.9, 0.7, 0.5])
+    alike = Masks.from_arrays([block(9)] * 12, predicted_iou=np.linspace(0, 1, 12).astype(np.float32))
+    np.testing.assert_allclose(best_three(alike, 2).predicted_iou.reshape(2, 3)[:, 0], [8 / 11, 1])
+
+
+def test_points_are_answered_by_the_network_and_the_hierarchy(roof: Tile) -> None:
+    asked = {"points": np.array([[[100, 80]]], np.float32), "point_labels": np.ones((1, 1), int)}
+    both, alone, tree = Nano(), Nano(fill=False), TreeMasks()
+    ours = alone.predict(alone.encode(roof), **asked).masks
+    theirs = tree.predict(tree.encode(roof), **asked).masks
+    found = both.predict(both.encode(roof), **asked)
+    assert found.alternatives == 3
+    known = {mask.tobytes() for mask in ours} | {mask.tobytes() for mask in theirs}
+    assert {mask.tobytes() for mask in found.masks} <= known
+    assert found.masks.predicted_iou.max() == max(ours.predicted_iou.max(), theirs.predicted_iou.max())

@@ -23,6 +23,7 @@ from terralabel.core.tile import Tile
 from terralabel.errors import ContractError, SettingsError
 from terralabel.masks.gates import distinct_boxes, drop_duplicates
 from terralabel.masks.nano_guesses import guess_at, guess_everywhere, three_of, with_points
+from terralabel.masks.nano_three import best_three
 from terralabel.masks.nano_views import Asked, Views, as_input, decode, inference, shrunk
 from terralabel.masks.pasting import paste, stability
 from terralabel.masks.tree import TreeMasks
@@ -48,7 +49,8 @@ class Nano:
     nms_thresh       of two masks whose IoU is higher only the better one is proposed
     max_guesses      at most so many guessed boxes of a tile are looked at; of a large tile, `guesses_per_area` for every
                      65,536 pixels, if that is more
-    fill             propose also the masks of `tree` that are like none of the network's: then every valid pixel lies in one
+    fill             propose also the masks of `tree` that are like none of the network's: then every valid pixel lies in one;
+                     and at points, answer with the three most promising of both
     min_size         masks smaller than this many pixels are not proposed
     stability_score_offset  shift of the cut-off in the stability score
     weights          another network's file, of the same architecture; None for the shipped one
@@ -98,7 +100,7 @@ class Nano:
                 sizes.append(valid.shape)
             features = describe(seen[0])[0].permute(1, 2, 0).contiguous().numpy()
         covers = tile.size[0] / STRIDE, tile.size[1] / STRIDE
-        return Encoded(tile, Views(tuple(seen), tuple(sizes)), features, covers)
+        return Encoded(tile, Views(tuple(seen), tuple(sizes), tile), features, covers)
 
     def predict(
         self,
@@ -125,6 +127,9 @@ class Nano:
         if only_points:  # the box of the mask is better than the guess: look again
             found = self._masks(net, state, replace(asked, boxes=_tight(found, asked.boxes)), encoded.tile, _GRID)
             found = replace(found, predicted_iou=_promise(found.predicted_iou, asked.fits))
+            if self.fill:
+                theirs = TreeMasks().predict(state.hierarchy, points=points, point_labels=point_labels).masks
+                found = best_three(_together(found, theirs), count)
             prompt = np.repeat(np.arange(count), 3)
             small_to_large = np.lexsort((found.area, prompt))
             best = found.predicted_iou.reshape(count, 3).argmax(1) + 3 * np.arange(count)
@@ -176,8 +181,7 @@ class Nano:
         found = replace(self._masks(net, state, asked, encoded.tile, _COARSE_GRID), point_coords=points)
         found = found.select((found.area >= self.min_size) & (found.predicted_iou >= self.pred_iou_thresh))
         if self.fill:
-            tree = TreeMasks()
-            found = _together(found, tree.generate(tree.encode(encoded.tile)))
+            found = _together(found, TreeMasks().generate(state.hierarchy))
         return drop_duplicates(found, box_iou=None, mask_iou=self.nms_thresh).masks
 
     def _distinct_guesses(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from terralabel.contracts import Encoded
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
+from terralabel.masks.tree import TreeMasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +31,17 @@ _AT_ONCE, _MULTIPLE = 64, 64
 
 @dataclass(frozen=True)
 class Views:
-    """One `Seen` per picture of the tile, full size first, with its (h, w) before padding."""
+    """One `Seen` per picture of the tile, full size first, with its (h, w) before padding; the tile; its hierarchy, made when
+    first asked for."""
 
     seen: tuple[Seen, ...]
     sizes: tuple[tuple[int, int], ...]
+    tile: Tile
+
+    @cached_property
+    def hierarchy(self) -> Encoded:
+        """The tile as `tree` sees it."""
+        return TreeMasks().encode(self.tile)
 
 
 @dataclass(frozen=True)
