@@ -112,6 +112,8 @@ def test_an_interrupted_one_goes_on_with_the_cell_and_gives_the_same(
 ) -> None:
     """Ctrl-C while the last cell predicts: its training is there, the cells before are done."""
     out, calls, predict = tmp_path / "out", [], experiment_stages.predict
+    shutil.copytree(finished / "out", out)  # labels and pre-training are there
+    (out / "cells.csv").unlink()
 
     def third_time(*given: object, **named: object) -> object:
         calls.append(given[0])
@@ -219,7 +221,7 @@ WRONG = {
     "tao: 3": ("clusters: 3", "unknown setting 'tao'. Did you mean 'tau'?"),
     "tau: 3": ("clusters: 3", "tau: expected at most 1; got 3"),
     "of: scens": ("of: scenes", "unknown data set 'scens'. Did you mean 'scenes'?"),
-    "{on: LP,": ("{on: PL,", "unknown label set 'LP'. Did you mean 'PL'?"),
+    "{on: LP,": ("{on: PL,", "unknown label set 'LP'. Known: PL."),
     "[overall, haed]": ("[overall, head]", "unknown part 'haed'. Did you mean 'head'?"),
     "[upernet-r51]": ('["timm:test_resnet:fcn"]', "Unknown network 'upernet-r51'"),
     "images: -1": ("images: 2", "expected a whole number, 0 or more; got -1"),
@@ -254,3 +256,24 @@ def test_a_torn_ledger_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cells.csv").write_text("data,network\nx,y\n")
     with pytest.raises(RunError, match="is no ledger of an experiment"):
         Ledger(tmp_path / "cells.csv")
+
+
+def test_the_head_alone_leaves_the_backbone_its_own_weights(finished: Path, tmp_path: Path) -> None:
+    timm, save_file = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch").save_file
+    from terralabel.core.classes import Classes
+    from terralabel.recipes.training import Start as Weights
+    from terralabel.recipes.training import _network
+    from terralabel.train.segmentation.settings import TrainSettings
+
+    backbone = timm.create_model("test_resnet").state_dict()
+    save_file(backbone, tmp_path / "backbone.safetensors")
+    checkpoint = next((finished / "out" / "pretrained").iterdir())
+    settings = TrainSettings(weights=str(tmp_path / "backbone.safetensors"))
+    built = {load: _network(Classes.of_clusters(5), 3, settings, Weights(checkpoint, load))[0] for load in ("head", "overall")}
+    first = {
+        load: network.state_dict()[next(k for k in network.state_dict() if k.endswith("conv1.0.weight"))]
+        for load, network in built.items()
+    }
+    assert torch.equal(first["head"], backbone["conv1.0.weight"]) and not torch.equal(
+        first["overall"], backbone["conv1.0.weight"]
+    )

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, field, fields
+from functools import lru_cache
 from typing import Any
 
 from terralabel.errors import SettingsError
@@ -41,6 +42,7 @@ def sentence(item: dataclasses.Field[Any]) -> str:
     return item.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
 
 
+@lru_cache(maxsize=64)
 def _types(owner: type) -> dict[str, Any]:
     return typing.get_type_hints(owner)
 

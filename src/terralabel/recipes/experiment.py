@@ -68,10 +68,13 @@ def run_experiment(
     table.csv, table.tex and chart.png. A cell that is done is never done again; one that fails is a row with its reason, is tried
     again the next time, and the others go on. Raises `SettingsError` for mistakes in the file, with file and line.
 
+        >>> from pathlib import Path
         >>> import terralabel as tl
-        >>> result = tl.run_experiment("experiment.yaml", "measured", tiny=True)
-        >>> [row.status for row in result.rows]
-        ['done', 'done']
+        >>> scenes = "data: {scenes: {painted: 4, side: 96, hold_out: 0.25}}"
+        >>> _ = Path("grid.yaml").write_text(f"{scenes}\\nnetworks: [upernet-r18]\\nseeds: [0, 1, 2]")
+        >>> result = tl.run_experiment("grid.yaml", "measured", tiny=True)
+        >>> [(row.network, row.start, row.status) for row in result.rows]
+        [('upernet-r18', 'none', 'done')]
     """
     needs_torch()
     progress, out = progress or Silent(), Path(out)

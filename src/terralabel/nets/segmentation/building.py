@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ def _head(design: Design, channels: Sequence[int], classes: int) -> nn.Module:
     return _HEAD_CLASSES[design.head](channels, design.width, classes)
 
 
+@lru_cache(maxsize=64)  # probing a model takes longer than building it
 def _timm_design(rest: str, bands: int) -> Design:
     """The design of ``MODEL`` or ``MODEL:HEAD``."""
     model, _, head = rest.partition(":")
