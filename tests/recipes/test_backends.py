@@ -12,10 +12,13 @@ import pytest
 import rasterio
 
 from terralabel.cli.main import run as terralabel
+from terralabel.errors import SettingsError
 from terralabel.imagery.painter import write_demo
 from terralabel.recipes import measuring
+from terralabel.recipes.backends import resolve
 from terralabel.recipes.label import label
 from terralabel.recipes.run import Run, open_run
+from terralabel.recipes.settings import LabelSettings
 from terralabel.runs.engine import InlineEngine, ProcessEngine
 
 _BACKEND = '''
@@ -229,3 +232,11 @@ def test_what_failed_is_tried_again_and_heals(images: Path, tmp_path: Path, monk
     healed = run_with(images, tmp_path / "run", masks="fickle:raise", features="appearance")
     assert healed.failures == () and open_run(healed.path).finished
     assert tree_hashes(healed.path) == tree_hashes(tmp_path / "whole")
+
+
+def test_features_suit_the_masks() -> None:
+    pytest.importorskip("torch")
+    pairs = {masks: resolve(LabelSettings(masks=masks))[1] for masks in ("tree", "nano", "auto")}
+    assert pairs == {"tree": "appearance", "nano": "fused", "auto": "appearance"}
+    with pytest.raises(SettingsError, match="features fused: the tree masks have no network"):
+        resolve(LabelSettings(masks="tree", features="fused"))

@@ -69,6 +69,7 @@ class Nano:
 
     name = "nano"
     makes_features = True
+    best_features = "fused"
 
     def __post_init__(self) -> None:
         for setting in ("guess_thresh", "guess_nms_thresh", "pred_iou_thresh", "nms_thresh"):

@@ -36,19 +36,20 @@ def resolve(settings: LabelSettings) -> tuple[str, str]:
     masks = "tree" if settings.masks == "auto" else settings.masks
     features = settings.features
     if features == "auto":
-        features = "pooled" if _has_network(masks) else "appearance"
-    if features == "pooled" and masks == "tree":
+        features = _suited_features(masks)
+    if features in ("pooled", "fused") and masks == "tree":
         raise SettingsError(
-            "features pooled: the tree masks have no network to pool from; use --features appearance or an encoder's name."
+            f"features {features}: the tree masks have no network to pool from; use --features appearance or an encoder's name."
         )
     return masks, features
 
 
-def _has_network(masks: str) -> bool:
-    """True for a mask backend that says, by a true `makes_features`, that it gives a feature map to pool from."""
+def _suited_features(masks: str) -> str:
+    """Of a mask backend that says, by a true `makes_features`, that it gives a feature map: its `best_features`, or to pool from it."""
     if weights_of(masks) is not None:
-        return True
-    return masks != "tree" and bool(getattr(registry.create("masks", masks), "makes_features", False))
+        return "pooled"
+    backend = registry.create("masks", masks) if masks != "tree" else None
+    return getattr(backend, "best_features", "pooled") if getattr(backend, "makes_features", False) else "appearance"
 
 
 def make_generator(settings: LabelSettings) -> Any:
