@@ -219,7 +219,8 @@ def table(cells: dict[Cell, float]) -> str:
             both = sorted(values[start].keys() & values[SCRATCH].keys())
             found = [100 * (values[start][seed] - values[SCRATCH][seed]) for seed in both]
             gains.setdefault((start, count), []).extend([float(np.mean(found))] if found else [])
-            row.append(f"{np.mean(found):+.1f} (least {min(found):+.1f})" if found else "")
+            least = f" (least {min(found):+.1f})" if len(found) > 1 else ""
+            row.append(f"{np.mean(found):+.1f}{least}" if found else "")
         lines.append(f"| {name} | {count} | {max(len(v) for v in values.values())} | " + " | ".join([*shown, *row]) + " |")
     for (start, count), found in sorted(gains.items()):
         if found:
@@ -234,7 +235,10 @@ def _by_seed(cells: dict[Cell, float], name: str, start: str, count: int) -> dic
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else ""
+    """Mean and spread; of one seed there is no spread."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else ""
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
 
 def chart(name: str, cells: dict[Cell, float]) -> Chart:
