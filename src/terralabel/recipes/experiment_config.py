@@ -156,9 +156,12 @@ def read_experiment(path: str | Path) -> Experiment:
 
 
 def rehearsal(experiment: Experiment) -> Experiment:
-    """The same experiment in seconds: the first network and seed, 2 steps of a tiny network, 4 images a split, masks tree."""
+    """The same experiment in seconds: 2 steps of a tiny network, 4 images a split, masks tree.
+
+    Only the first network and seed, and of the starts every chain of label sets once, the first with all its parts.
+    """
     tiny: dict[str, Any] = {"steps": 2, "batch_size": 2, "crop": 64, "weights": "none", "threads": 1, "log_every": 1,
-                            "precision": "fp32", "accumulate": 1, "validate_every": 0, "save_every": 0, "workers": 0}  # fmt: skip
+                            "precision": "fp32", "accumulate": 1, "validate_every": 0, "save_every": 2, "workers": 0}  # fmt: skip
     made: dict[str, Any] = {"masks": "tree", "features": "appearance", "clusters": "4", "workers": 0, "device": "cpu"}
     return replace(
         experiment,
@@ -167,6 +170,7 @@ def rehearsal(experiment: Experiment) -> Experiment:
         },
         labels={name: replace(spec, settings=replace(spec.settings, **made)) for name, spec in experiment.labels.items()},
         networks=experiment.networks[:1],
+        starts=_few_starts(experiment.starts),
         seeds=experiment.seeds[:1],
         images=tuple(sorted({min(count, 2) for count in experiment.images})),
         pretrain=replace(experiment.pretrain, **tiny),
@@ -175,6 +179,13 @@ def rehearsal(experiment: Experiment) -> Experiment:
         few=4,
         tiny_network=_TINY_NETWORK,
     )
+
+
+def _few_starts(starts: tuple[Start, ...]) -> tuple[Start, ...]:
+    """Every chain once; the first chain with all that is loaded of it."""
+    first = next((start for start in starts if start.on), Start())
+    once = {start.on: start for start in reversed(starts)}.values()
+    return tuple(s for s in starts if s in once or (s.on, s.steps) == (first.on, first.steps))
 
 
 def _data(node: Node) -> DataSpec:
