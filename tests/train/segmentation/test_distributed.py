@@ -45,6 +45,7 @@ team.leave()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_but_for_rounding(tmp_path: Path) -> None:
     import json
     import socket
