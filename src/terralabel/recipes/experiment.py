@@ -47,9 +47,9 @@ class ExperimentResult:
         """What the command prints at the end."""
         lines = [self.table, f"{len(self.rows) - len(self.failures)} of {len(self.rows)} cells done: {self.path / 'cells.csv'}"]
         lines += [f"failed  {row.data}, {row.network}, {row.start}, seed {row.seed}: {row.reason}" for row in self.failures]
-        return "\n".join(
-            [*lines, f"table   {self.path / 'table.md'}, table.csv, table.tex", f"chart   {self.path / 'chart.png'}"]
-        )
+        lines.append(f"table   {self.path / 'table.md'}, table.csv, table.tex")
+        lines += [f"chart   {self.path / 'chart.png'}"] if len(self.failures) < len(self.rows) else []
+        return "\n".join(lines)
 
 
 def run_experiment(

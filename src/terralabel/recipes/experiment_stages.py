@@ -83,7 +83,7 @@ class Stages:
 
     def _opened(self, name: str, spec: DataSpec) -> LabelledSet:
         if spec.painted:
-            root = self.out / "data" / self._folder(name)
+            root = (self.out / "data" / self._folder(name)).absolute()
             if not (root / "classes.json").is_file():  # written last
                 self.progress.say(f"painting {spec.painted} scenes of {spec.side} x {spec.side} pixels")
                 write_demo(root, seed=1, scenes=spec.painted, size=spec.side)
