@@ -49,6 +49,15 @@ def test_two_folders_and_values_to_ignore(tmp_path: Path, picture: Picture, scen
     assert (read_label(dataset, dataset.images[0]) == ids(255, 1, 2)).all()
 
 
+def test_relative_folders(tmp_path: Path, picture: Picture, scene: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "here/images/a.png", scene)
+    picture(tmp_path / "here/labels/a.png", ids(1, 2))
+    monkeypatch.chdir(tmp_path / "here")
+    for source, labels in (("images", "labels"), (".", None), ("../here/images", "../here/labels"), ("../here", None)):
+        dataset = open_labelled(source, labels=labels)
+        assert (read_label(dataset, dataset.images[0]) == ids(1, 2)).all()
+
+
 def test_splits_inside_and_around(tmp_path: Path, picture: Picture, scene: np.ndarray) -> None:
     for split in ("train", "val"):
         picture(tmp_path / f"inside/images/{split}/a.png", scene)

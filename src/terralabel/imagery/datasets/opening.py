@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,16 +44,22 @@ def open_labelled(
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder} does not exist: expected a run, or the folder of a data set.", "missing")
+    folder = _absolute(folder)
     given = LabelRequest(
         folder,
-        Path(classes) if classes is not None else None,
-        Path(labels) if labels is not None else None,
+        _absolute(classes) if classes is not None else None,
+        _absolute(labels) if labels is not None else None,
         tuple(ignore),
         threshold,
     )
     reader: DatasetReader = registry.create("datasets", recognised(folder, given.labels) if format == "auto" else format)
     found = reader.read(given)
     return found.binary if binary else found
+
+
+def _absolute(path: str | Path) -> Path:
+    """As the paths of images are found, so that those below a folder can be told by it."""
+    return Path(os.path.normpath(Path(path).absolute()))
 
 
 def recognised(folder: Path, labels: Path | None = None) -> str:
