@@ -46,10 +46,14 @@ def label_environment(final: Path, doing: str = "write", needed: int = 0) -> Ite
         raise write_error(error, final, doing, needed) from error
 
 
+#: What SQLite and the system say of a full disk; without inodes there may be bytes free.
+_FULL = ("disk is full", "No space left on device")
+
+
 def write_error(error: Exception, final: Path, doing: str = "write", needed: int = 0) -> RunError:
     """GDAL's or SQLite's error while writing, in our words: a full disk where there is no space left (`needed`: `disk_full`)."""
     free = shutil.disk_usage(final.parent if final.parent.exists() else Path.cwd()).free
-    if doing == "write" and (free < 1 << 22 or "disk is full" in str(error)):
+    if doing == "write" and (free < 1 << 22 or any(words in str(error) for words in _FULL)):
         return disk_full(final, needed)
     return RunError(f"GDAL could not {doing} {final}: {' '.join(str(error).split())}.")
 
