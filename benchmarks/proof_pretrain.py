@@ -29,10 +29,10 @@ import terralabel as tl
 from terralabel.core.classes import IGNORE
 from terralabel.core.files import write_text
 from terralabel.core.labelled import LabelledSet
+from terralabel.evaluate.curves import Chart, Line, draw_charts
 from terralabel.imagery.datasets import open_labelled, read_label
 from terralabel.imagery.radiometry import Radiometry, fit_radiometry
 from terralabel.recipes.training import train
-from terralabel.train.segmentation.curves import Chart, Line, draw_charts
 
 #: The start of a network that was not pre-trained.
 SCRATCH = "scratch"

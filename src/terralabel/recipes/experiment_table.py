@@ -17,10 +17,10 @@ import numpy as np
 
 from terralabel.core.files import write_text
 from terralabel.errors import SettingsError
+from terralabel.evaluate.bars import Bar, Group, draw_bars
+from terralabel.evaluate.curves import Chart, Line, draw_charts
 from terralabel.recipes.experiment_config import SCRATCH, Experiment
 from terralabel.recipes.experiment_ledger import Row
-from terralabel.train.segmentation.bars import Bar, Group, draw_bars
-from terralabel.train.segmentation.curves import Chart, Line, draw_charts
 
 __all__ = ["Entry", "Figure", "Published", "read_published", "write_tables"]
 

@@ -17,7 +17,7 @@ from terralabel.core.classes import Classes
 from terralabel.core.files import space_error, write_text
 from terralabel.core.labelled import LabelledSet
 from terralabel.core.settings import changed
-from terralabel.errors import InputError, MissingExtraError, RunError, SettingsError
+from terralabel.errors import InputError, MissingExtraError, RunError, SettingsError, WeightsError
 from terralabel.imagery.radiometry import Radiometry, fit_radiometry
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.progress import Progress, Silent
@@ -317,7 +317,7 @@ def checkpoint_of(start: Start | None) -> Checkpoint | None:
     check(path)
     try:
         return open_checkpoint(path)
-    except Exception:  # a sound weights file, but not of ours
+    except WeightsError:  # a sound weights file, but not of ours
         return None
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from PIL import Image
-
-from terralabel.train.segmentation.curves import Chart, Line, draw_charts
 from terralabel.train.segmentation.logs import Log, read_log
 from terralabel.train.segmentation.loop import draw_training
 
@@ -29,21 +25,6 @@ def test_lines_after_the_step_that_is_gone_on_from_are_dropped(tmp_path: Path) -
     rows = read_log(tmp_path / "log.csv")
     assert [row["step"] for row in rows] == [10, 20, 30]
     assert rows[-1] == {"step": 30, "loss": 0.1}
-
-
-def test_curves_are_drawn_where_the_points_are(tmp_path: Path) -> None:
-    line = Line("a", [(0, 0.0), (10, 1.0)])
-    path = draw_charts(tmp_path / "c.png", [Chart("title", "step", [line]), Chart("none", "step", [])])
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    red = (pixels[..., 0] - pixels[..., 1] > 60) & (pixels[..., 0] - pixels[..., 2] > 60)
-    rows, columns = np.nonzero(red[:300, :500])
-    assert len(rows) > 200
-    assert np.corrcoef(rows, columns)[0, 1] < -0.99  # up to the right
-
-
-@pytest.mark.parametrize("points", [[], [(3, 0.5)], [(1, 2.0), (2, 2.0)], [(1, float("nan")), (2, 1.0)]])
-def test_odd_curves_are_drawn(tmp_path: Path, points: list) -> None:
-    assert draw_charts(tmp_path / "c.png", [Chart("t", "x", [Line("a", points, spread=[0.1] * len(points))])]).exists()
 
 
 def test_no_log_no_curves(tmp_path: Path) -> None:

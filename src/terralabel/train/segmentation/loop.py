@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from terralabel.core.classes import IGNORE
 from terralabel.errors import RunError
+from terralabel.evaluate.curves import Chart, Line, draw_charts
 from terralabel.nets.segmentation.groups import make_optimizer, set_rates
 from terralabel.nets.segmentation.network import Network
 from terralabel.nets.segmentation.schedules import Schedule
 from terralabel.runs.progress import Progress
 from terralabel.train.segmentation.checkpoint import Checkpoint, load_optimizer, mark, prune, save_checkpoint
-from terralabel.train.segmentation.curves import Chart, Line, draw_charts
 from terralabel.train.segmentation.distributed import Team, shared
 from terralabel.train.segmentation.inference import as_input, autocast
 from terralabel.train.segmentation.logs import Log, read_log
