@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from terralabel.errors import SettingsError
+from terralabel.nets.backbones import choose_device
 
 __all__ = ["Team", "device_of", "join", "shared"]
 
@@ -100,18 +101,16 @@ def join(device: str) -> tuple[Team, torch.device]:
 
 def device_of(name: str, local: int = 0) -> torch.device:
     """The device of a --device flag for the process of this number on its machine; `SettingsError` when it is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", local % torch.cuda.device_count())
-        return torch.device("cpu")
     try:
-        found = torch.device(name)
+        found = torch.device(choose_device(name))
+        if found.type == "cuda" and found.index is None:
+            found = torch.device("cuda", local % max(torch.cuda.device_count(), 1))
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(
             f"--device {name}: {str(error).splitlines()[0]} Expected auto, cpu, cuda, cuda:1 or mps."
         ) from error
-    return torch.device("cuda", local) if found.type == "cuda" and found.index is None else found
+    return found
 
 
 class _Summed(torch.autograd.Function):
