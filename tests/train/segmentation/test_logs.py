@@ -33,3 +33,18 @@ def test_no_log_no_curves(tmp_path: Path) -> None:
     log.add({"step": 1, "loss": 2.0, "miou": 0.1, "val_miou": 0.2})
     log.close()
     assert draw_training(tmp_path) == tmp_path / "curves.png"
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = Log(tmp_path, 0)
+    for step in (10, 20, 30):
+        log.add({"step": step, "loss": 1 / step})
+    log.close()
+    again = Log(tmp_path, 20)
+    again.add({"step": 30, "loss": 0.25, "val_miou": 0.5})
+    again.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [10, 20, 30]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([0.1, 0.05, 0.25])
+    assert [(e.step, e.value) for e in events.Scalars("val_miou")] == [(30, 0.5)]

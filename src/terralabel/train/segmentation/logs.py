@@ -30,12 +30,11 @@ class Log:
         try:
             with open(self.path, "a", encoding="utf-8", newline="") as handle:
                 handle.write(_text([row], header=False))
+            for name, value in row.items():
+                if self._board is not None and name != "step":
+                    self._board.add_scalar(name, value, int(row["step"]))
         except OSError as error:
             raise (space_error(error, self.path) or error) from error
-        if self._board is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, int(row["step"]))
 
     def close(self) -> None:
         """No more lines."""
