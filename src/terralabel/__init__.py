@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from terralabel.recipes.curate import align_run, change_clusters, import_file
     from terralabel.recipes.detected import detect_label
     from terralabel.recipes.evaluation import evaluate_labels, evaluate_segmentation
-    from terralabel.recipes.experiment import run_experiment
+    from terralabel.recipes.experiment.grid import run_experiment
     from terralabel.recipes.finetune import finetune
     from terralabel.recipes.label import label
     from terralabel.recipes.predict import predict
@@ -48,7 +48,7 @@ _PUBLIC = {
     "predict": "terralabel.recipes.predict",
     "pretrain": "terralabel.recipes.pretrain",
     "report_run": "terralabel.recipes.run",
-    "run_experiment": "terralabel.recipes.experiment",
+    "run_experiment": "terralabel.recipes.experiment.grid",
 }
 
 __all__ = [

@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch")
 
 import terralabel as tl  # noqa: E402
 from terralabel.errors import RunError, SettingsError  # noqa: E402
-from terralabel.recipes import experiment_stages  # noqa: E402
-from terralabel.recipes.experiment import experiment_plan  # noqa: E402
-from terralabel.recipes.experiment_config import Start, read_experiment, rehearsal  # noqa: E402
-from terralabel.recipes.experiment_ledger import Ledger, Row, cells_of  # noqa: E402
-from terralabel.recipes.experiment_table import entries, read_published, write_tables  # noqa: E402
+from terralabel.recipes.experiment import stages  # noqa: E402
+from terralabel.recipes.experiment.config import Start, read_experiment, rehearsal  # noqa: E402
+from terralabel.recipes.experiment.grid import experiment_plan  # noqa: E402
+from terralabel.recipes.experiment.ledger import Ledger, Row, cells_of  # noqa: E402
+from terralabel.recipes.experiment.table import entries, read_published, write_tables  # noqa: E402
 from tests.imagery.datasets.fake import isaid, patches, potsdam, samrs, save  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -100,7 +100,7 @@ WITHOUT = {"area_threshold.yaml", "long_pretraining.yaml", "samrs_star.yaml"}
 def test_what_is_done_is_not_done_again(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(finished / "out", tmp_path / "out")
     before = (tmp_path / "out" / "cells.csv").read_text()
-    monkeypatch.setattr(experiment_stages.Stages, "measure", None)  # whoever calls it fails
+    monkeypatch.setattr(stages.Stages, "measure", None)  # whoever calls it fails
     again = tl.run_experiment(finished / "grid.yaml", tmp_path / "out")
     assert (tmp_path / "out" / "cells.csv").read_text() == before
     assert [(row.start, row.status) for row in again.rows] == [("none", "done"), ("PL overall", "done"), ("PL head", "done")]
@@ -112,7 +112,7 @@ def test_an_interrupted_one_goes_on_with_the_cell_and_gives_the_same(
 ) -> None:
     """Ctrl-C while the last cell predicts: its training is there, the cells before are done."""
     monkeypatch.chdir(tmp_path)
-    out, calls, predict = Path("out"), [], experiment_stages.predict  # relative, as people give it
+    out, calls, predict = Path("out"), [], stages.predict  # relative, as people give it
     shutil.copytree(finished / "out", out, ignore=shutil.ignore_patterns("cells.csv", "data"))  # labels and pre-training stay
 
     def third_time(*given: object, **named: object) -> object:
@@ -121,7 +121,7 @@ def test_an_interrupted_one_goes_on_with_the_cell_and_gives_the_same(
             raise KeyboardInterrupt
         return predict(*given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(experiment_stages, "predict", third_time)
+    monkeypatch.setattr(stages, "predict", third_time)
     with pytest.raises(KeyboardInterrupt):
         tl.run_experiment(finished / "grid.yaml", out)
     assert len(Ledger(out / "cells.csv").rows) == 2
@@ -150,7 +150,7 @@ def test_a_cell_that_fails_is_a_row_and_the_others_go_on(
     assert "99 wanted, images has 3 to learn from" in result.failures[0].reason
     assert "99 images, seed 0: images: 99 wanted" in (tmp_path / "out" / "table.md").read_text()
     assert "2 of 4 cells done" in result.text
-    monkeypatch.setattr(experiment_stages.Stages, "measure", lambda *given: 1 / 0)  # tried again; a bug has a page of its own
+    monkeypatch.setattr(stages.Stages, "measure", lambda *given: 1 / 0)  # tried again; a bug has a page of its own
     again = tl.run_experiment(tmp_path / "grid.yaml", tmp_path / "out")
     assert again.failures[0].reason.startswith("ZeroDivisionError: division by zero (see ")
     assert "Traceback" in next((tmp_path / "out" / "failures").iterdir()).read_text()

@@ -38,7 +38,7 @@ def experiment_run(
     Example: `terralabel experiment run configs/small.yaml --out measured`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.recipes.experiment import experiment_plan, run_experiment
+    from terralabel.recipes.experiment.grid import experiment_plan, run_experiment
 
     if dry_run:
         print(experiment_plan(config, out, tiny=tiny))

@@ -110,9 +110,12 @@ def few_images(labelled: LabelledSet, count: int, seed: int) -> LabelledSet:
 
 
 def fitted_radiometry(labelled: LabelledSet, settings: TrainSettings, progress: Progress) -> Radiometry:
-    """One radiometry for the images to learn from; images that it is not for are an error, as their labels would be lost."""
+    """One radiometry for the images to learn from; images that it is not for are an error, as their labels would be lost.
+
+    A set that knows what took its images (SOS: a radar) is read so, whatever the settings.
+    """
     paths = [item.image for item in labelled.images]
-    fit = fit_radiometry(paths, sensor=settings.sensor, bands=settings.bands)
+    fit = fit_radiometry(paths, sensor=labelled.sensor or settings.sensor, bands=settings.bands)
     if fit.unfit:
         more = f"{len(fit.unfit)} of {len(paths)} images cannot be used together; the first: " if len(fit.unfit) > 1 else ""
         raise InputError(f"{more}{fit.unfit[0].reason}", fit.unfit[0].status)

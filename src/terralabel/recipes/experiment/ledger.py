@@ -12,7 +12,7 @@ from pathlib import Path
 
 from terralabel.core.files import write_text
 from terralabel.errors import RunError
-from terralabel.recipes.experiment_config import DataSpec, Experiment, LabelSpec, Start
+from terralabel.recipes.experiment.config import DataSpec, Experiment, LabelSpec, Start
 from terralabel.recipes.settings import stored as stored_labelling
 from terralabel.runs.folder import digest
 from terralabel.train.segmentation.settings import stored

@@ -19,8 +19,8 @@ from terralabel.core.files import write_text
 from terralabel.errors import SettingsError
 from terralabel.evaluate.bars import Bar, Group, draw_bars
 from terralabel.evaluate.curves import Chart, Line, draw_charts
-from terralabel.recipes.experiment_config import SCRATCH, Experiment
-from terralabel.recipes.experiment_ledger import Row
+from terralabel.recipes.experiment.config import SCRATCH, Experiment
+from terralabel.recipes.experiment.ledger import Row
 
 __all__ = ["Entry", "Figure", "Published", "read_published", "write_tables"]
 

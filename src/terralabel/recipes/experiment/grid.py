@@ -14,10 +14,10 @@ from pathlib import Path
 
 from terralabel.core.files import write_text
 from terralabel.errors import RunError, SpaceError, TerraLabelError
-from terralabel.recipes.experiment_config import Experiment, read_experiment, rehearsal
-from terralabel.recipes.experiment_ledger import Cell, Ledger, Row, cells_of
-from terralabel.recipes.experiment_stages import Stages
-from terralabel.recipes.experiment_table import write_tables
+from terralabel.recipes.experiment.config import Experiment, read_experiment, rehearsal
+from terralabel.recipes.experiment.ledger import Cell, Ledger, Row, cells_of
+from terralabel.recipes.experiment.stages import Stages
+from terralabel.recipes.experiment.table import write_tables
 from terralabel.recipes.training import needs_torch
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress, Silent

@@ -21,8 +21,8 @@ from terralabel.export.rasters import write_label_raster
 from terralabel.imagery.datasets import open_labelled, read_label
 from terralabel.imagery.painter import write_demo
 from terralabel.recipes.detected import detect_label
-from terralabel.recipes.experiment_config import DataSpec, Experiment, LabelSpec, Start
-from terralabel.recipes.experiment_ledger import Cell, data_digest, label_digest, pretraining_digest
+from terralabel.recipes.experiment.config import DataSpec, Experiment, LabelSpec, Start
+from terralabel.recipes.experiment.ledger import Cell, data_digest, label_digest, pretraining_digest
 from terralabel.recipes.finetune import finetune
 from terralabel.recipes.label import label_settings
 from terralabel.recipes.predict import Predicted, predict
