@@ -53,6 +53,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "instances": "terralabel.export.instances:Instances",
     },
     "datasets": {
+        "chn6-cug": "terralabel.imagery.datasets.chn6:Chn6",
         "coco": "terralabel.imagery.datasets.coco:Coco",
         "folder": "terralabel.imagery.datasets.folders:ImageFolder",
         "isaid": "terralabel.imagery.datasets.isaid:ISaid",
@@ -61,6 +62,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "potsdam": "terralabel.imagery.datasets.potsdam:Potsdam",
         "run": "terralabel.imagery.datasets.folders:RunFolderLabels",
         "samrs": "terralabel.imagery.datasets.samrs:Samrs",
+        "sos": "terralabel.imagery.datasets.sos:Sos",
     },
 }
 

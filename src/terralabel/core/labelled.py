@@ -140,7 +140,8 @@ class LabelledSet:
     """A data set for training: `classes` (ids 0..254; 255 in a label is "no label"), and images in the order of their keys.
 
     `to_ids` says how label files become ids. `problems` are sentences on what was found and left out: an image that cannot be
-    read, a label without image. Read labels with `imagery.datasets.read_label`.
+    read, a label without image. `sensor` is "sar" or "optical" where the set knows what took its images, else "". Read labels
+    with `imagery.datasets.read_label`.
     """
 
     name: str
@@ -149,6 +150,7 @@ class LabelledSet:
     to_ids: ToIds = None
     format: str = ""
     problems: tuple[str, ...] = ()
+    sensor: str = ""
 
     def __post_init__(self) -> None:
         twice = [key for key, count in Counter(item.key for item in self.images).items() if count > 1]

@@ -112,12 +112,60 @@ def coco(root: Path) -> Path:
     return root
 
 
+def sos(root: Path, count: int = 3) -> Path:
+    """The release: grey radar chips in three equal channels, anti-aliased masks; the first mask of each folder is empty."""
+    for split in ("train", "test"):
+        for sensor in ("palsar", "sentinel"):
+            for k in range(count):
+                grey, mask = _slick(k, k > 0)
+                save(root / f"{split}/{sensor}/image/{10001 + k}_sat.png", np.repeat(grey[..., None], 3, 2))
+                save(root / f"{split}/{sensor}/label/{10001 + k}_mask.png", mask)
+    return root
+
+
+def sos_refined(root: Path, count: int = 3) -> Path:
+    """The refined edition: images and masks by split, called by their sensors."""
+    for split in ("train", "val"):
+        for sensor in ("palsar", "sentinel"):
+            for k in range(count):
+                grey, mask = _slick(k, k > 0)
+                save(root / f"images/{split}/{sensor}_{k + 1}.png", np.repeat(grey[..., None], 3, 2))
+                save(root / f"masks/{split}/{sensor}_{k + 1}.png", mask)
+    return root
+
+
+def _slick(seed: int, oil: bool, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) uint8 sea with speckle and a dark slick, and its mask 0..255, grey along its edge."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    distance = np.abs(y - size * (0.5 + 0.2 * np.sin(x / 9 + seed))) - size / 10
+    mask = np.clip(128 - 40 * distance, 0, 255) * oil
+    sea = rng.gamma(4, 30, (size, size)) * np.where(mask >= 128, 0.35, 1.0)
+    return np.clip(sea, 0, 255).astype(np.uint8), mask.astype(np.uint8)
+
+
+def chn6(root: Path, count: int = 3) -> Path:
+    """The release: colour images, a road across each, masks of 0 and 255 with a grey edge."""
+    for split in ("train", "val"):
+        for k in range(count):
+            _, mask = _slick(k, True)
+            save(
+                root / f"{split}/images/am{k}_sat.jpg",
+                np.where((mask >= 128)[..., None], 190, noise(64, 64, k) // 2).astype(np.uint8),
+            )
+            save(root / f"{split}/gt/am{k}_mask.png", mask)
+    return root
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "isaid": isaid,
     "potsdam": potsdam,
     "loveda": loveda,
     "samrs": samrs,
     "coco": coco,
+    "sos": sos,
+    "sos_refined": sos_refined,
+    "chn6-cug": chn6,
 }
 
 if __name__ == "__main__":

@@ -1,27 +1,32 @@
-"""iSAID, Potsdam, LoveDA and SAMRS in the layouts of their releases, on made-up pixels."""
+"""iSAID, Potsdam, LoveDA, SAMRS, SOS and CHN6-CUG in the layouts of their releases, on made-up pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.imagery.datasets.fake import MAKERS, isaid, loveda, painted, patches, potsdam, samrs, save
+from tests.imagery.datasets.fake import MAKERS, chn6, isaid, loveda, painted, patches, potsdam, samrs, save, sos, sos_refined
 
-from terralabel.errors import InputError
+from terralabel.core.grid import Window
+from terralabel.errors import InputError, SettingsError
 from terralabel.imagery.datasets import open_labelled, read_label
+from terralabel.imagery.datasets.checking import check_labelled, checkup_text
 from terralabel.imagery.datasets.potsdam import TRAIN, VAL
 from terralabel.imagery.datasets.samrs import SUBSETS, split_by_name
+from terralabel.recipes.training import fitted_radiometry
+from terralabel.runs.progress import Silent
 
 
-@pytest.mark.parametrize("name", ["isaid", "potsdam", "loveda", "samrs"])
+@pytest.mark.parametrize("name", ["isaid", "potsdam", "loveda", "samrs", "sos", "sos_refined", "chn6-cug"])
 def test_recognised_and_left_alone(name: str, tmp_path: Path, unchanged: Callable[[Path], None]) -> None:
     MAKERS[name](tmp_path / "set")
     unchanged(tmp_path)
     dataset = open_labelled(tmp_path / "set")
-    assert dataset.format == name
+    assert dataset.format == name.removesuffix("_refined")
     for item in dataset.labelled.images:
         label = read_label(dataset, item)
         assert label.shape == np.asarray(Image.open(item.image)).shape[:2]
@@ -36,6 +41,9 @@ def test_recognised_and_left_alone(name: str, tmp_path: Path, unchanged: Callabl
         ("loveda", "LoveDA's page"),
         ("samrs", "SAMRS's page and unpack them into SOTA/images"),
         ("coco", "annotations/"),
+        ("sos", "Deep-SAR Oil Spill dataset from the page of CUG-URS and unpack it into train/palsar/image"),
+        ("sos:sentinel", "no labelled images of SOS of sentinel"),
+        ("chn6-cug", "page of CUG-URS and unpack it into train/images"),
     ],
 )
 def test_what_is_missing_is_told_in_one_line(name: str, told: str, tmp_path: Path) -> None:
@@ -142,3 +150,47 @@ def test_samrs_with_one_subset_keeps_its_numbers(tmp_path: Path) -> None:
     dataset = open_labelled(tmp_path / "one")
     assert [problem.split()[1] for problem in dataset.problems] == ["SOTA", "SIOR"]
     assert int(read_label(dataset, dataset.images[0]).min()) == 38
+
+
+@pytest.mark.parametrize(("make", "tested"), [(sos, "test"), (sos_refined, "val")])
+def test_sos_in_both_editions(make: Callable[[Path], Path], tested: str, tmp_path: Path) -> None:
+    dataset = open_labelled(make(tmp_path))
+    assert (dataset.format, dataset.sensor, dataset.splits) == ("sos", "sar", {tested: 6, "train": 6})
+    assert [entry.name for entry in dataset.classes] == ["sea", "oil"]
+    labels = [read_label(dataset, item) for item in dataset.split("train").images]
+    stored = [np.asarray(Image.open(item.label)) for item in dataset.split("train").images]
+    assert all((label == (grey >= 128)).all() for label, grey in zip(labels, stored, strict=True)), "128 and more is oil"
+    assert any(len(np.unique(grey)) > 2 for grey in stored), "the masks are anti-aliased"
+    assert sum(not label.any() for label in labels) == 2, "an empty mask is a label: no oil"
+    half = open_labelled(tmp_path, format="sos:palsar")
+    assert (len(half), half.name, half.problems) == (6, f"{tmp_path.name} palsar", ())
+    with pytest.raises(SettingsError, match="expected sos, sos:palsar or sos:sentinel"):
+        open_labelled(tmp_path, format="sos:envisat")
+
+
+def test_sos_is_read_as_radar(tmp_path: Path) -> None:
+    """Its three equal channels become one, without a word in the settings."""
+    dataset = open_labelled(sos(tmp_path))
+    settings = SimpleNamespace(sensor="optical", bands=None)
+    radiometry = fitted_radiometry(dataset, settings, Silent())
+    assert (radiometry.sensor, radiometry.grey, radiometry.count) == ("sar", True, 1)
+    with radiometry.open(dataset.images[0].image) as raster:
+        assert radiometry.apply(*raster.read(Window(0, 0, 64, 64))).shape == (64, 64, 1)
+    assert "radar (sensor sar)" in checkup_text(dataset, check_labelled(dataset))
+
+
+def test_sos_tells_of_a_mask_that_is_missing(tmp_path: Path) -> None:
+    (sos(tmp_path) / "train/palsar/label/10002_mask.png").unlink()
+    dataset = open_labelled(tmp_path)
+    assert ["1 of 3 images have no label" in problem for problem in dataset.problems] == [True]
+    assert len(dataset.labelled) == 11
+
+
+def test_chn6_pairs_sat_with_mask_with_and_without_splits(tmp_path: Path) -> None:
+    dataset = open_labelled(chn6(tmp_path / "split"))
+    assert (dataset.format, dataset.splits, dataset.sensor) == ("chn6-cug", {"train": 3, "val": 3}, "")
+    label = read_label(dataset, dataset.images[0])
+    assert (label == (np.asarray(Image.open(dataset.images[0].label)) >= 128)).all()
+    (tmp_path / "split/train").rename(tmp_path / "flat")
+    flat = open_labelled(tmp_path / "flat")
+    assert (flat.format, flat.splits, len(flat.labelled)) == ("chn6-cug", {"": 3}, 3)

@@ -90,8 +90,9 @@ def _strips(dataset: LabelledSet, width: int, height: int) -> Iterator[Window | 
 def checkup_text(dataset: LabelledSet, found: Checkup) -> str:
     """What a person wants to know before training on a set."""
     splits = ", ".join(f"{name or 'no split'} {count:,}" for name, count in dataset.splits.items())
+    radar = ", radar (sensor sar)" if dataset.sensor == "sar" else ""
     lines = [
-        f"{dataset.name}: format {dataset.format}",
+        f"{dataset.name}: format {dataset.format}{radar}",
         f"  {len(dataset):,} images ({splits}), {len(dataset.labelled):,} with labels",
         f"  {len(dataset.classes)} classes; pixels in {found.looked:,} images looked at:",
     ]

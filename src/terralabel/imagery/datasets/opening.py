@@ -14,7 +14,7 @@ from terralabel.errors import InputError
 __all__ = ["open_labelled", "recognised"]
 
 #: Tried first, in this order: layouts that others look like. Then whatever is registered, then `folder`.
-_FIRST = ("run", "isaid", "potsdam", "samrs", "loveda", "mmseg", "coco")
+_FIRST = ("run", "isaid", "potsdam", "samrs", "loveda", "sos", "chn6-cug", "mmseg", "coco")
 
 
 def open_labelled(
