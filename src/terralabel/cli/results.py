@@ -80,7 +80,10 @@ def report(
 
     Example: `terralabel report run`
     """
+    from terralabel.recipes.labels_run import LabelsRun, is_labels
     from terralabel.recipes.run import open_run, report_run
+    from terralabel.runs.folder import RunFolder
 
-    print(report_run(open_run(run), out, evaluation))
+    folder = RunFolder(run)
+    print(report_run(LabelsRun(folder) if is_labels(folder) else open_run(run), out, evaluation))
     return 0

@@ -112,9 +112,9 @@ class Coco:
                 "segmentation": shapes[k],
                 "area": int(objects.area[k]),
                 "bbox": objects.bbox[k].tolist(),
-                "predicted_iou": round(float(objects.predicted_iou[k]), 6),
+                "predicted_iou": _known(objects.predicted_iou[k]),
                 "point_coords": [points[k].tolist()],
-                "stability_score": round(float(objects.stability_score[k]), 6),
+                "stability_score": _known(objects.stability_score[k]),
                 "crop_box": [0, 0, scene.width, scene.height],
                 "score": round(float(objects.score[k]), 6),
                 "cluster_id": int(objects.cluster_id[k]),
@@ -142,6 +142,11 @@ def _inner_points(segments: Segments) -> np.ndarray:
         best = order[head]
         points[owners] = np.stack([segments.column[best], (segments.top[best] + segments.bottom[best] - 1) // 2], 1) + 0.5
     return points
+
+
+def _known(value: float) -> float | None:
+    """Null in JSON where nobody knows."""
+    return None if np.isnan(value) else round(float(value), 6)
 
 
 def _write_items(file: TextIO, items: Iterable[dict[str, Any]]) -> None:

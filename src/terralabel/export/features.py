@@ -24,7 +24,16 @@ from terralabel.export.polygons import object_polygons, place, simplified, trace
 from terralabel.export.rasters import label_environment
 from terralabel.export.segments import Segments
 
-__all__ = ["LABEL_SCHEMA", "MASK_SCHEMA", "TILE_SCHEMA", "Outlines", "label_batches", "mask_batches", "tile_batches"]
+__all__ = [
+    "LABEL_SCHEMA",
+    "MASK_SCHEMA",
+    "TILE_SCHEMA",
+    "Outlines",
+    "label_batches",
+    "mask_batches",
+    "read_labels",
+    "tile_batches",
+]
 
 #: Longest side of the part of a label raster that is outlined at once; larger scenes are cut along this grid.
 _LABEL_SIDE = 4096
@@ -123,8 +132,8 @@ def _mask_batch(
         pa.array([names.get(int(k), "") for k in objects.class_id], pa.string()),
         pa.array(objects.cluster_id),
         pa.array(objects.score),
-        pa.array(objects.predicted_iou),
-        pa.array(objects.stability_score),
+        pa.array(objects.predicted_iou, from_pandas=True),  # null where nobody knows
+        pa.array(objects.stability_score, from_pandas=True),
         pa.array(objects.status, pa.string()),
         pa.array([source] * n, pa.string()),
         pa.array([run.masks_name] * n, pa.string()),
@@ -145,11 +154,12 @@ def label_batches(run: RunView, scene: Scene, outlines: Outlines) -> Iterator[pa
     for y in range(0, scene.height, _LABEL_SIDE):
         for x in range(0, scene.width, _LABEL_SIDE):
             window = Window(x, y, min(_LABEL_SIDE, scene.width - x), min(_LABEL_SIDE, scene.height - y))
-            for part, labels in _quiet_parts(window, _read_labels(path, window)):
+            for part, labels in _quiet_parts(window, read_labels(path, window)):
                 yield _label_batch(run, scene, outlines, ground, part, labels)
 
 
-def _read_labels(path: Path, window: Window) -> np.ndarray:
+def read_labels(path: Path, window: Window) -> np.ndarray:
+    """(h, w) class ids of a window of a label raster."""
     with label_environment(path, "read"), rasterio.open(path) as raster:
         place = RasterWindow(window.x, window.y, window.width, window.height)  # type: ignore[call-arg]
         return raster.read(1, window=place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -12,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from terralabel.core import rle
-from terralabel.core.classes import Classes
 from terralabel.core.grid import Window, plan_tiles
 from terralabel.core.masks import Masks
 from terralabel.core.objects import Objects
-from terralabel.core.scene import Scene
 from terralabel.errors import RunError
 from terralabel.labels.paint import paint
-from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
+from terralabel.recipes.folder_run import FolderRun, manifest_format
+from terralabel.recipes.labels_run import LabelsRun, is_labels
 from terralabel.recipes.run import Run, TileRow
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.parts import Ragged, iterate_part, read_notes
@@ -34,69 +32,31 @@ _BLOCK = 1024
 
 def is_detected(folder: RunFolder) -> bool:
     """True for a folder that `detect_label` made."""
-    try:
-        return json.loads(folder.manifest_path.read_text(encoding="utf-8")).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
-        return False
+    return manifest_format(folder) == FORMAT
 
 
-def open_any(path: str | Path) -> Run | DetectedRun:
-    """A run of `label` or of `detect-label`; `RunError` when it is none."""
+def open_any(path: str | Path) -> Run | DetectedRun | LabelsRun:
+    """A run of `label`, of `detect-label`, or of labels of any origin; `RunError` when it is none."""
     from terralabel.recipes.run import open_run
 
     folder = RunFolder(path)
+    if is_labels(folder):
+        return LabelsRun(folder)
     return DetectedRun(folder) if is_detected(folder) else open_run(path)
 
 
-class DetectedRun:
+class DetectedRun(FolderRun):
     """A run folder of `detect_label`, opened; implements `contracts.RunView`."""
 
     def __init__(self, folder: RunFolder) -> None:
         if not is_detected(folder):
             raise RunError(f"{folder.path} is no run of boxes: make one with `terralabel detect-label`.")
-        self.folder, self.path = folder, folder.path
-        self.manifest: dict[str, Any] = json.loads(folder.manifest_path.read_text(encoding="utf-8"))
-        ingested = load_scenes(folder)
-        self.scenes: tuple[Scene, ...] = ingested.scenes
-        self.failures: tuple[Failure, ...] = (
-            *ingested.failures,
-            *(Failure(**row) for row in self.manifest.get("failures", [])),
-        )
-
-    @property
-    def id(self) -> str:
-        """16 hex digits: equal for equal inputs, boxes, settings and backends."""
-        return str(self.manifest["run_id"])
-
-    @property
-    def finished(self) -> bool:
-        """True when `detect_label` has come to its end."""
-        return bool(self.manifest.get("finished"))
+        super().__init__(folder)
 
     @property
     def masks_name(self) -> str:
         """Name of the promptable that the boxes prompted."""
         return str(self.manifest["masks"]).split()[0]
-
-    @property
-    def classes(self) -> Classes:
-        """The classes of the boxes."""
-        return Classes.from_json(self.folder.classes_path.read_text(encoding="utf-8"))
-
-    @cached_property
-    def _scene(self) -> dict[str, Scene]:
-        return {scene.key: scene for scene in self.scenes}
-
-    def source_path(self, scene_key: str) -> Path:
-        """The input image."""
-        return Path(self._scene[scene_key].source)
-
-    def label_path(self, scene_key: str) -> Path:
-        """The label raster: GeoTIFF on the source grid, class ids, nodata 255."""
-        path = self.folder.labels_path / f"{self._scene[scene_key].key}.tif"
-        if not path.is_file():
-            raise RunError(f"{path} is not there: finish the run with the same `terralabel detect-label` command.")
-        return path
 
     def _part(self, scene_key: str) -> Path | None:
         """The masks of a scene; None for one that failed."""
@@ -156,16 +116,6 @@ class DetectedRun:
         reason = next((f.reason for f in self.failures if f.source == scene.source), "") if part is None else ""
         yield TileRow(scene_key, window, window, status, reason, 0 if part is None else read_notes(part)["masks"], {})
 
-    def read_rgb(self, scene_key: str, window: Window, max_size: int | None = None) -> np.ndarray:
-        """(H, W, 3) uint8 of a window with the run's radiometry, shrunk so that no side exceeds `max_size`."""
-        from terralabel.export.picture import display_rgb, fit
-
-        radiometry = load_radiometry(self.folder)
-        with radiometry.open(self.source_path(scene_key)) as raster:
-            pixels, valid = raster.read(window)
-        image = display_rgb(radiometry.apply(pixels, valid))
-        return image if max_size is None else fit(image, max_size)
-
     def facts(self) -> dict[str, Any]:
         """Counts of everything, JSON-able."""
         return {
@@ -179,10 +129,6 @@ class DetectedRun:
             "failures": [asdict(failure) for failure in self.failures],
             "classes": [{"id": e.id, "name": e.name} for e in self.classes],
         }
-
-    def status_json(self) -> str:
-        """`facts` as JSON text."""
-        return json.dumps(self.facts(), indent=2)
 
     def summary(self, list_failures: bool = True) -> str:
         """What a person wants to know at the end, and where the files are; failures one by one, or only how many."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from terralabel.runs.engine import Crash, Engine
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress
 
-__all__ = ["Failure", "Ingested", "changed_since", "find", "ingest", "load_radiometry", "load_scenes"]
+__all__ = ["Failure", "Ingested", "changed_since", "find", "ingest", "load_radiometry", "load_scenes", "store_scenes"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def ingest(
     for failure in failures:
         progress.say(f"failed: {_one_line(failure.reason)} [{failure.status}]")
     stamps = {r.key: stamp for r, stamp in results.values() if isinstance(r, Scene)}
-    _store(folder, scenes, stamps, failures)
+    store_scenes(folder, scenes, failures, stamps)
     return Ingested(tuple(scenes), tuple(failures))
 
 
@@ -163,8 +163,17 @@ def load_radiometry(folder: RunFolder) -> Radiometry:
         raise RunError(f"{folder.radiometry_path} is missing: run `terralabel label` again with the same settings.") from error
 
 
-def _store(folder: RunFolder, scenes: list[Scene], stamps: dict[str, tuple[int, int]], failures: list[Failure]) -> None:
-    lines = [{"scene": asdict(scene), "bytes": stamps[scene.key][0], "mtime_ns": stamps[scene.key][1]} for scene in scenes]
+def store_scenes(
+    folder: RunFolder,
+    scenes: Sequence[Scene],
+    failures: Sequence[Failure],
+    stamps: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
+    """Write scenes.jsonl; `stamps`: scene key -> (bytes, mtime_ns) of its source, asked of the file where they are not given."""
+    seen = {s.key: ((st := os.stat(s.source)).st_size, st.st_mtime_ns) for s in scenes} if stamps is None else stamps
+    lines: list[dict[str, Any]] = [
+        {"scene": asdict(scene), "bytes": seen[scene.key][0], "mtime_ns": seen[scene.key][1]} for scene in scenes
+    ]
     lines += [{"failure": asdict(failure)} for failure in failures]
     # ASCII JSON: names that are not valid Unicode survive as escapes
     write_text(folder.scenes_path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))

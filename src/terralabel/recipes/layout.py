@@ -18,6 +18,7 @@ from terralabel.core.files import write_text
 from terralabel.core.scene import Scene
 from terralabel.recipes.measuring import MeasureJob, gate_reference
 from terralabel.recipes.plan import NETWORK_SHARD_TILES, Group, Shard, plan_groups
+from terralabel.recipes.quality_store import quality_parts
 from terralabel.recipes.settings import LabelSettings, stored
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.parts import read_notes
@@ -263,7 +264,7 @@ class Layout:
 
     def kept(self, classes: str, corrections: str) -> set[Path]:
         """Every part of a finished run; what else lies in its parts folder is left over from other settings."""
-        paths = {self.clusterer_path()}
+        paths = {self.clusterer_path(), *quality_parts(self.folder)}
         if self.extractor_path() is not None:
             paths.add(self.extractor_path())  # type: ignore[arg-type]
         for group in self.groups:

@@ -16,6 +16,7 @@ from terralabel import registry
 from terralabel.core.classes import IGNORE, Classes
 from terralabel.core.grid import Window
 from terralabel.core.objects import Objects
+from terralabel.core.quality import Verdicts
 from terralabel.core.scene import Scene
 from terralabel.core.settings import from_mapping
 from terralabel.errors import InputError, RunError, SettingsError
@@ -23,6 +24,7 @@ from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
 from terralabel.recipes.layout import Layout, recorded
 from terralabel.recipes.painting import shown_numbers
 from terralabel.recipes.plan import Group
+from terralabel.recipes.quality_store import Judged, load_judged
 from terralabel.recipes.settings import LabelSettings
 from terralabel.recipes.stitching import scene_tiles
 from terralabel.runs.folder import RunFolder
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from terralabel.export.corrections import Corrections
     from terralabel.imagery.radiometry import Radiometry
     from terralabel.imagery.raster import Raster
-    from terralabel.recipes.detected_run import DetectedRun
+    from terralabel.recipes.folder_run import FolderRun
+    from terralabel.recipes.labels_run import LabelsRun
 
 __all__ = ["Run", "TileRow", "export_run", "open_run", "report_run", "require_finished"]
 
@@ -278,6 +281,19 @@ class Run:
             self._raster[1].close()
             self._raster = None
 
+    # ----------------------------------------------------------------------------------------------------------- quality
+
+    @cached_property
+    def judged(self) -> Judged | None:
+        """What is known of the quality of the labels; None when nobody has judged them (`quality score`)."""
+        there = {scene.key: path for scene in self.scenes if (path := self.layout.label_path(scene)).is_file()}
+        return load_judged(self.folder, there)
+
+    @property
+    def verdicts(self) -> Verdicts | None:
+        """The verdicts on the labels, if there are any."""
+        return None if self.judged is None else self.judged.verdicts
+
     # ---------------------------------------------------------------------------------------------------------- in words
 
     def facts(self) -> dict[str, Any]:
@@ -294,6 +310,8 @@ class Run:
         if self.finished:
             facts["objects"] = self.object_count()
             facts["classes"] = [{"id": e.id, "name": e.name, "clusters": list(e.clusters)} for e in self.classes]
+            if self.judged is not None:
+                facts["quality"] = self.judged.facts()
         return facts
 
     def status_json(self) -> str:
@@ -317,6 +335,7 @@ class Run:
                 f"  objects  {facts['objects']:,} in {len(named)} classes: {shown}",
                 f"  labels   {self.folder.labels_path}/*.tif",
             ]
+            lines += [f"  quality  {text}" for text in self.judged.lines()] if self.judged else []
             lines.append(
                 f"  next     terralabel export {self.path} --format geopackage --out DIR · terralabel report {self.path}"
             )
@@ -346,20 +365,26 @@ def open_run(path: str | Path) -> Run:
     True
     """
     from terralabel.recipes.detected_run import is_detected
+    from terralabel.recipes.labels_run import is_labels
 
     folder = RunFolder(path)
     if is_detected(folder):
         raise RunError(f"{folder.path} holds labels from boxes: `status` and `export` work on it, this is for runs of `label`.")
+    if is_labels(folder):
+        raise RunError(
+            f"{folder.path} holds finished labels: `status`, `export` and `report` work on it, this is for runs of `label`."
+        )
     return Run(folder)
 
 
-def require_finished(run: Run | DetectedRun, verb: str) -> None:
-    """Raise `RunError`, in one line, where there is nothing to `verb` because `label` has not come to its end."""
+def require_finished(run: Run | FolderRun, verb: str) -> None:
+    """Raise `RunError`, in one line, where there is nothing to `verb` because the run has not come to its end."""
     if not run.finished:
-        raise RunError(f"{run.path} is not finished, nothing to {verb}: run the same `terralabel label` command to go on.")
+        command = "`terralabel label` command" if isinstance(run, Run) else "command that began it"
+        raise RunError(f"{run.path} is not finished, nothing to {verb}: run the same {command} to go on.")
 
 
-def export_run(run: Run | DetectedRun, formats: Sequence[str], out: str | Path, progress: Progress | None = None) -> list[Path]:
+def export_run(run: Run | FolderRun, formats: Sequence[str], out: str | Path, progress: Progress | None = None) -> list[Path]:
     """Write a run in each of `formats` (names of `registry.names("export")`) into `out`; returns the files.
 
     Several formats get a folder each. Raises `SettingsError` for an unknown format, `RunError` for a run that is not
@@ -383,7 +408,7 @@ def export_run(run: Run | DetectedRun, formats: Sequence[str], out: str | Path, 
     return written
 
 
-def report_run(run: Run, out: Path | None = None, evaluation: Path | None = None) -> Path:
+def report_run(run: Run | LabelsRun, out: Path | None = None, evaluation: Path | None = None) -> Path:
     """Write the HTML report, by default RUN/report.html; returns its path.
 
     evaluation: the JSON of `evaluate_labels(...).write_json`, to be shown in it. Raises `RunError` for a run that is not

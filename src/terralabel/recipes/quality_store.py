@@ -1,0 +1,105 @@
+"""Verdicts on labels as a part of a run: written once, read by `export`, `report` and `status`, kept by reruns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from terralabel.core.quality import Units, Verdicts
+from terralabel.imagery.sources import content_hash
+from terralabel.runs.folder import RunFolder, digest
+from terralabel.runs.parts import read_part, write_part
+
+__all__ = ["Judged", "label_hashes", "load_judged", "load_verdicts", "quality_parts", "save_verdicts"]
+
+_STAGE = "quality"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a run knows of the quality of its labels.
+
+    `notes`: "judge" (its sha256, or "rules"), "gate", "labels" (scene key -> sha256 of the raster that was judged), and what
+    else the writer put there. `stale`: keys of the scenes whose rasters are not those that were judged.
+    """
+
+    verdicts: Verdicts
+    notes: Mapping[str, Any]
+    stale: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Counts by decision, the gate and the judge, JSON-able."""
+        known = {name: self.notes[name] for name in ("gate", "judge") if name in self.notes}
+        return {**self.verdicts.counts, **known, "stale scenes": list(self.stale)}
+
+    def lines(self) -> list[str]:
+        """What a person wants to know, a sentence a line."""
+        counts = self.verdicts.counts
+        total = max(len(self.verdicts), 1)
+        shares = ", ".join(f"{n:,} {name} ({n / total:.0%})" for name, n in counts.items())
+        out = [f"{len(self.verdicts):,} labels judged: {shares}"]
+        if self.stale:
+            out.append(f"{len(self.stale):,} scenes have other labels since (the first: {self.stale[0]}): judge them again")
+        return out
+
+
+def label_hashes(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Scene key -> sha256 of its label raster."""
+    return {key: content_hash(path) for key, path in paths.items()}
+
+
+def quality_parts(folder: RunFolder) -> set[Path]:
+    """The parts with verdicts; at most one, if no process was killed between two."""
+    return set((folder.path / "parts" / _STAGE).glob("*.parquet"))
+
+
+def save_verdicts(folder: RunFolder, verdicts: Verdicts, notes: Mapping[str, Any]) -> Path:
+    """Store the verdicts in place of those before; returns the part.
+
+    `notes` should hold "labels" (`label_hashes`): where a raster is another one later, its verdicts are known to be stale.
+    """
+    units = verdicts.units
+    columns = {
+        "scene": np.array(verdicts.scene, dtype=str),
+        "window": verdicts.window,
+        "class_id": units.class_id,
+        "component": units.component,
+        "box": units.box,
+        "area": units.area,
+        "quality": verdicts.quality,
+        "decision": np.array(verdicts.decision, dtype=str),
+        "reasons": np.array(verdicts.reasons, dtype=str),
+    }
+    shown = [verdicts.quality.tobytes().hex(), list(verdicts.decision), list(verdicts.reasons), list(verdicts.scene)]
+    path = folder.part_path(_STAGE, "all", digest([dict(notes), units.box.tolist(), units.class_id.tolist(), *shown]))
+    write_part(path, columns, notes)
+    for old in quality_parts(folder) - {path}:
+        old.unlink()
+    return path
+
+
+def load_verdicts(folder: RunFolder) -> tuple[Verdicts, Mapping[str, Any]] | None:
+    """The verdicts and the notes of a run; None when nobody has judged it."""
+    parts = sorted(quality_parts(folder), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    if not parts:
+        return None
+    part = read_part(parts[-1])
+    columns = {name: np.asarray(column) for name, column in part.columns.items()}
+    units = Units(columns["class_id"], columns["component"], columns["box"].reshape(-1, 4), columns["area"])
+    scene, decision, reasons = (tuple(columns[name].tolist()) for name in ("scene", "decision", "reasons"))
+    return Verdicts(scene, columns["window"].reshape(-1, 4), units, columns["quality"], decision, reasons), part.notes
+
+
+def load_judged(folder: RunFolder, label_paths: Mapping[str, Path]) -> Judged | None:
+    """The verdicts of a run, and the scenes whose label raster has changed since; None when nobody has judged it."""
+    found = load_verdicts(folder)
+    if found is None:
+        return None
+    verdicts, notes = found
+    known = notes.get("labels", {})
+    stale = [key for key, path in label_paths.items() if key in known and known[key] != content_hash(path)]
+    return Judged(verdicts, notes, tuple(sorted(stale)))
