@@ -26,6 +26,10 @@ THINGS = ((8, 8, 40, 40, 1), (16, 16, 12, 12, 2), (60, 30, 20, 44, 2))
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
+    return write_pictures(tmp_path)
+
+
+def write_pictures(folder: Path) -> Path:
     """Three pictures of 96 x 96 with a square in a square and a bar; boxes for the first two."""
     rng = np.random.default_rng(0)
     annotations: list[dict[str, object]] = []
@@ -37,13 +41,13 @@ def pictures(tmp_path: Path) -> Path:
                 row = {"id": len(annotations) + 1, "image_id": k, "category_id": category, "bbox": [x - 1, y - 1, w + 2, h + 2]}
                 annotations.append(row)
         noisy = np.clip(pixels + rng.integers(-6, 7, pixels.shape), 0, 255).astype(np.uint8)
-        (tmp_path / "images").mkdir(exist_ok=True)
-        Image.fromarray(noisy).save(tmp_path / f"images/{name}.png")
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(folder / f"images/{name}.png")
     images = [{"id": k, "file_name": f"{name}.png", "width": 96, "height": 96} for k, name in enumerate("abc")]
     categories = [{"id": 1, "name": "house"}, {"id": 2, "name": "pool"}]
     data = {"images": images, "annotations": annotations, "categories": categories}
-    (tmp_path / "boxes.json").write_text(json.dumps(data))
-    return tmp_path
+    (folder / "boxes.json").write_text(json.dumps(data))
+    return folder
 
 
 def truth() -> np.ndarray:
