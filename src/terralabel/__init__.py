@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from terralabel.imagery.datasets.opening import open_labelled
     from terralabel.recipes.curate import align_run, change_clusters, import_file
     from terralabel.recipes.detected import detect_label
+    from terralabel.recipes.drawn import drawn_labels
     from terralabel.recipes.evaluation import evaluate_labels, evaluate_segmentation
     from terralabel.recipes.experiment.grid import run_experiment
     from terralabel.recipes.finetune import finetune
@@ -37,6 +38,7 @@ _PUBLIC = {
     "align_run": "terralabel.recipes.curate",
     "change_clusters": "terralabel.recipes.curate",
     "detect_label": "terralabel.recipes.detected",
+    "drawn_labels": "terralabel.recipes.drawn",
     "evaluate_labels": "terralabel.recipes.evaluation",
     "evaluate_segmentation": "terralabel.recipes.evaluation",
     "export_run": "terralabel.recipes.run",
@@ -60,6 +62,7 @@ __all__ = [
     "align_run",
     "change_clusters",
     "detect_label",
+    "drawn_labels",
     "evaluate_labels",
     "evaluate_segmentation",
     "export_run",

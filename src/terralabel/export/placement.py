@@ -54,6 +54,16 @@ class Placement:
             raise Unusable("too-small" if inside else "outside", f"{why} scene {scene.key}")
         return made
 
+    def everywhere(self, geometry: shapely.Geometry) -> list[tuple[Scene, shapely.Geometry]]:
+        """The scenes that a geometry meets, and its coordinates in pixels of each; a polygon along a seam meets several."""
+        out = []
+        for scene in self._scenes_near(geometry):
+            pixels = self._to_pixels(geometry, scene)
+            finite = np.all(np.isfinite(shapely.get_coordinates(pixels)))
+            if finite and shapely.intersects(pixels, shapely.box(0, 0, scene.width, scene.height)):
+                out.append((scene, pixels))
+        return out
+
     def scene_of(self, geometry: shapely.Geometry) -> Scene:
         """The scene that shares the largest part of its area with a new feature."""
         if self._crs is None and sum(not s.georeference.is_placed for s in self._scenes) > 1:

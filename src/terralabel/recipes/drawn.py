@@ -1,0 +1,214 @@
+"""Labels from a few shapes that a person drew: polygons as they are, points and boxes as masks of a promptable.
+
+The result is a labelled set like any other, of the images that something was drawn in: label rasters on the images' grids, 255
+where nobody drew, or the class of the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from terralabel.contracts import Promptable
+from terralabel.core.files import write_text
+from terralabel.core.labelled import LabelledImage, LabelledSet
+from terralabel.core.scene import Scene
+from terralabel.core.settings import coerce, setting
+from terralabel.errors import InputError
+from terralabel.export.drawn import Drawing, is_drawing, read_drawing
+from terralabel.export.drawn_label import Layers, drawn_blocks, layered
+from terralabel.export.rasters import write_label_raster
+from terralabel.imagery.datasets.class_lists import read_classes
+from terralabel.imagery.radiometry import fit_radiometry
+from terralabel.imagery.raster import open_raster
+from terralabel.imagery.sources import SourceFile, content_hash
+from terralabel.imagery.tiles import scene_of
+from terralabel.recipes.detected import make_promptable
+from terralabel.recipes.drawn_prompts import prompted_shapes
+from terralabel.recipes.ingest import find
+from terralabel.recipes.networks import settle
+from terralabel.recipes.settings import LabelSettings
+from terralabel.runs.folder import digest
+from terralabel.runs.progress import Progress, Silent
+
+__all__ = ["DrawnSettings", "drawn_labels", "is_drawing"]
+
+#: Version of this code: part of what tells whether rasters are there already.
+_VERSION = 1
+#: Features that are left out and told one by one.
+_TOLD = 20
+
+
+@dataclass(frozen=True)
+class DrawnSettings:
+    """How a vector file is read as labels."""
+
+    class_field: str = setting(
+        "", "Attribute that holds the class; none: the first of class_name, class, label, category, type, name, class_id."
+    )
+    rest: str = setting("", "Class of the pixels that nobody drew, in images with anything drawn; none: no label.")
+    shapes: str = setting(
+        "polygons",
+        "What polygons are: outlines of things, or boxes round them, which become masks.",
+        choices=("polygons", "boxes"),
+    )
+    layer: str = setting("", "Layer of the file, where it has several.")
+    masks: str = setting("auto", "What makes masks of points and boxes: auto, tree, nano, or a SAM (`models list`).")
+    tile_size: int = setting(1024, "Side of the window that a point or box is looked at in, pixels.", low=64, high=16384)
+    overlap: int = setting(256, "Overlap of such windows, pixels.", low=0)
+    sensor: str = setting("optical", "What took the images.", choices=("optical", "sar"))
+    bands: tuple[int, ...] | None = setting(None, "Bands to look at, 1-based, comma-separated.")
+    device: str = setting("auto", "Where a network runs: auto, cpu, cuda, cuda:1, mps.", results=False)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            object.__setattr__(self, item.name, coerce(type(self), item.name, getattr(self, item.name)))
+
+    @property
+    def labelling(self) -> LabelSettings:
+        """The same as settings of `label`."""
+        names = ("masks", "tile_size", "overlap", "sensor", "bands", "device")
+        return LabelSettings(**{name: getattr(self, name) for name in names}, workers=0)
+
+
+def drawn_labels(
+    sources: Sequence[str | Path] | str | Path,
+    file: str | Path,
+    out: str | Path,
+    settings: DrawnSettings | None = None,
+    *,
+    classes: str | Path | None = None,
+    progress: Progress | None = None,
+    **values: object,
+) -> LabelledSet:
+    """Label images by what was drawn over them in a GIS: a GeoPackage, GeoJSON, GeoParquet or Shapefile.
+
+    `sources`: as of `label`. `file`: what was drawn. `out`: a folder that gets `labels/KEY.tif`, `classes.json` and `drawn.json`. `settings`, or its fields as
+    `values`. `classes`: a class map in place of numbers of its own. The set has the images in which something is drawn; `problems`
+    say what was left out (shapes in no image, without a class, crossing themselves) and what two classes claim: such pixels get no
+    label. Points and boxes become masks of a promptable; points of other classes tell it what is not meant. Rasters that are there
+    are not made again. Raises `InputError` when nothing in the file can be used.
+
+    >>> import terralabel as tl
+    >>> files = tl.export_run(tl.open_run("run"), ["geopackage"], "shapes")
+    >>> drawn = tl.drawn_labels("images", "shapes/labels.gpkg", "drawn", class_field="class_name", rest="other")
+    >>> len(drawn), drawn.classes[0].name
+    (1, 'other')
+    """
+    settings = settings or DrawnSettings(**values)  # type: ignore[arg-type]
+    progress, out, shapes = progress or Silent(), Path(out).absolute(), Path(file).absolute()
+    if not is_drawing(shapes):
+        raise InputError(f"{shapes}: expected a GeoPackage, GeoJSON, GeoParquet or Shapefile with drawn shapes.", "not-labels")
+    named = [sources] if isinstance(sources, str | Path) else list(sources)
+    found = find(named, out, settings.labelling)
+    problems = [f"{s.reason} [{s.status}]" for s in found.skipped]
+    scenes = _scenes(found.files, settings, problems)
+    drawing = read_drawing(
+        shapes,
+        scenes,
+        class_field=settings.class_field,
+        rest=settings.rest,
+        layer=settings.layer,
+        boxes=settings.shapes == "boxes",
+        classes=read_classes(Path(classes))[0] if classes is not None else None,
+    )
+    for text in drawing.notes:
+        progress.say(text)
+    by_key = {scene.key: scene for scene in scenes}
+    used = [by_key[key] for key in drawing.scenes]
+    made = _made(used, drawing, shapes, out, settings, progress)
+    problems += [*_rejected(drawing), *made]
+    for text in problems:
+        progress.say(f"problem: {text}")
+    items = [LabelledImage(s.key, Path(s.source), out / "labels" / f"{s.key}.tif", s.split or "") for s in used]
+    return LabelledSet(
+        shapes.stem, drawing.classes, tuple(items), None, "drawn", tuple(problems), "sar" if settings.sensor == "sar" else ""
+    )
+
+
+def _scenes(files: Sequence[SourceFile], settings: DrawnSettings, problems: list[str]) -> list[Scene]:
+    """The images as scenes; one that cannot be opened is a problem."""
+    scenes = []
+    for source in files:
+        try:
+            with open_raster(source.path, bands=settings.bands, sensor=settings.sensor) as raster:
+                scenes.append(scene_of(source, raster, sensor=settings.sensor, sha256=""))
+        except InputError as error:
+            problems.append(f"{error} [{error.status}]")
+    if not scenes:
+        raise InputError(f"None of {len(files)} images can be used; the first: {problems[0]}", "no-images")
+    return scenes
+
+
+def _rejected(drawing: Drawing) -> list[str]:
+    """Sentences on features that were left out: those outside as a number, the others one by one."""
+    outside = [r for r in drawing.rejected if r.status == "outside"]
+    others = [r for r in drawing.rejected if r.status != "outside"]
+    told = [f"{r.item} {r.reason} [{r.status}]" for r in others[:_TOLD]]
+    told += [f"and {len(others) - _TOLD} more shapes that cannot be used"] if len(others) > _TOLD else []
+    if outside:
+        names = ", ".join(r.item for r in outside[:5]) + (", ..." if len(outside) > 5 else "")
+        told.append(f"{len(outside)} shapes lie in no image: {names} [outside]")
+    return told
+
+
+def _made(
+    scenes: Sequence[Scene], drawing: Drawing, shapes: Path, out: Path, settings: DrawnSettings, progress: Progress
+) -> list[str]:
+    """Write the label rasters, unless they are there; returns sentences on conflicts and on prompts without a mask."""
+    promptable = _promptable(settings, out, progress) if drawing.prompts else None
+    record = _record(scenes, drawing, shapes, settings, promptable)
+    path = out / "drawn.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if before.get("digest") == record and all((out / "labels" / f"{s.key}.tif").is_file() for s in scenes):
+        return list(before["problems"])
+    radiometry = fit_radiometry([s.source for s in scenes], sensor=settings.sensor, bands=settings.bands).radiometry
+    seen = {"tile_size": settings.tile_size, "overlap": settings.overlap}
+    problems = []
+    progress.start("drawn", len(scenes), "images")
+    for scene in scenes:
+        prompts = drawing.prompts.get(scene.key, ())
+        masks, told = prompted_shapes(scene, prompts, promptable, radiometry, **seen) if promptable and prompts else ([], [])
+        layers = layered(scene, masks, drawing.polygons.get(scene.key, ()))
+        blocks = drawn_blocks(scene, layers, drawing.rest)
+        write_label_raster(out / "labels" / f"{scene.key}.tif", scene, drawing.classes, blocks)
+        problems += [*told, *_disputed(scene, layers)]
+        progress.advance()
+    progress.finish()
+    write_text(out / "classes.json", drawing.classes.to_json() + "\n")
+    write_text(path, json.dumps({"digest": record, "shapes": str(shapes), "problems": problems}, indent=1) + "\n")
+    return problems
+
+
+def _record(
+    scenes: Sequence[Scene], drawing: Drawing, shapes: Path, settings: DrawnSettings, promptable: Promptable | None
+) -> str:
+    """Names all that the rasters are made of; pixels of images count only where something looks at them."""
+    looked = [s.key for s in scenes if s.key in drawing.prompts]
+    hashes = [content_hash(Path(s.source)) for s in scenes if s.key in looked]
+    places = [(s.key, s.width, s.height, s.georeference.transform, s.georeference.crs) for s in scenes]
+    used = {name: value for name, value in asdict(settings).items() if name not in ("device", "masks")}
+    by = [promptable.name, promptable.version] if promptable else []
+    return digest([content_hash(shapes), drawing.classes.to_json(), places, hashes, used, by, _VERSION])
+
+
+def _disputed(scene: Scene, layers: Layers) -> list[str]:
+    """One sentence on what two classes claim in an image."""
+    if not layers.conflicts:
+        return []
+    pixels = sum(conflict.pixels for conflict in layers.conflicts)
+    worst = max(layers.conflicts, key=lambda c: c.pixels)
+    more = f", and {len(layers.conflicts) - 1} more pairs" if len(layers.conflicts) > 1 else ""
+    return [
+        f"{scene.key}: {pixels:,} pixels are claimed by two classes ({' and '.join(worst.items)}{more}): no label there [conflict]"
+    ]
+
+
+def _promptable(settings: DrawnSettings, out: Path, progress: Progress) -> Promptable:
+    """What `--masks` names; auto by the weights on the machine."""
+    settled, why = settle(settings.labelling, out)
+    if why:
+        progress.say(why)
+    return make_promptable(settled)
