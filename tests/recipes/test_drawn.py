@@ -16,7 +16,8 @@ from rasterio.transform import Affine
 
 from terralabel.errors import InputError, SettingsError
 from terralabel.imagery.datasets import read_label
-from terralabel.recipes.drawn import DrawnSettings, drawn_labels, is_drawing
+from terralabel.recipes.drawn import drawn_labels, is_drawing
+from terralabel.recipes.drawn_settings import DrawnSettings
 from tests.imagery.datasets.fake import noise, save
 
 CRS, PIXEL, WEST, NORTH = "EPSG:32633", 2.0, 400_000.0, 5_500_000.0
@@ -95,7 +96,7 @@ def test_polygons_in_any_system_over_two_images(images: Path, tmp_path: Path, na
     expected[8:24, 4:20], expected[30:40, 56:] = 2, 1
     assert (label(drawn, "a") == expected).all()
     assert (label(drawn, "b")[30:40, :16] == 1).all() and (label(drawn, "b") == 1).sum() == 160
-    assert [item.key for item in drawn.images] == ["a", "b"], "nothing is drawn in the third image: it has no label"
+    assert [item.key for item in drawn.labelled.images] == ["a", "b"], "nothing is drawn in the third image: it has no label"
     assert drawn.problems == ()
     with rasterio.open(tmp_path / "out/labels/b.tif") as written, rasterio.open(images / "b.tif") as source:
         assert (written.crs, written.transform, written.nodata) == (source.crs, source.transform, 255)
@@ -107,7 +108,7 @@ def test_the_rest_is_background_in_images_with_something_drawn(images: Path, tmp
     )
     assert [(e.id, e.name) for e in drawn.classes] == [(0, "background"), (1, "roof")]
     assert np.bincount(label(drawn, "a").ravel(), minlength=2).tolist() == [SIDE * SIDE - 256, 256]
-    assert [item.key for item in drawn.images] == ["a"]
+    assert [item.key for item in drawn.labelled.images] == ["a"]
 
 
 def test_small_on_large_stays_and_what_two_claim_has_no_label(images: Path, tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_images_without_a_place_count_columns_and_rows(tmp_path: Path) -> None:
         drawn_labels(tmp_path / "images", tmp_path / "d1.gpkg", tmp_path / "both")
     frame.assign(image=["two.png"]).to_file(tmp_path / "named.gpkg")
     named = drawn_labels(tmp_path / "images", tmp_path / "named.gpkg", tmp_path / "named")
-    assert [item.key for item in named.images] == ["two"]
+    assert [item.key for item in named.labelled.images] == ["two"]
 
 
 def test_rasters_that_are_there_are_not_made_again(images: Path, tmp_path: Path) -> None:

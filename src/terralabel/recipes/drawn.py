@@ -1,21 +1,20 @@
 """Labels from a few shapes that a person drew: polygons as they are, points and boxes as masks of a promptable.
 
-The result is a labelled set like any other, of the images that something was drawn in: label rasters on the images' grids, 255
-where nobody drew, or the class of the rest.
+The result is a labelled set like any other. Images that something was drawn in have a label raster on their grid, 255 where nobody
+drew, or the class of the rest; the others have none.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 from terralabel.contracts import Promptable
 from terralabel.core.files import write_text
 from terralabel.core.labelled import LabelledImage, LabelledSet
 from terralabel.core.scene import Scene
-from terralabel.core.settings import coerce, setting
 from terralabel.errors import InputError
 from terralabel.export.drawn import Drawing, is_drawing, read_drawing
 from terralabel.export.drawn_label import Layers, drawn_blocks, layered
@@ -27,50 +26,18 @@ from terralabel.imagery.sources import SourceFile, content_hash
 from terralabel.imagery.tiles import scene_of
 from terralabel.recipes.detected import make_promptable
 from terralabel.recipes.drawn_prompts import prompted_shapes
+from terralabel.recipes.drawn_settings import DrawnSettings
 from terralabel.recipes.ingest import find
 from terralabel.recipes.networks import settle
-from terralabel.recipes.settings import LabelSettings
 from terralabel.runs.folder import digest
 from terralabel.runs.progress import Progress, Silent
 
-__all__ = ["DrawnSettings", "drawn_labels", "is_drawing"]
+__all__ = ["drawn_labels", "is_drawing"]
 
 #: Version of this code: part of what tells whether rasters are there already.
 _VERSION = 1
 #: Features that are left out and told one by one.
 _TOLD = 20
-
-
-@dataclass(frozen=True)
-class DrawnSettings:
-    """How a vector file is read as labels."""
-
-    class_field: str = setting(
-        "", "Attribute that holds the class; none: the first of class_name, class, label, category, type, name, class_id."
-    )
-    rest: str = setting("", "Class of the pixels that nobody drew, in images with anything drawn; none: no label.")
-    shapes: str = setting(
-        "polygons",
-        "What polygons are: outlines of things, or boxes round them, which become masks.",
-        choices=("polygons", "boxes"),
-    )
-    layer: str = setting("", "Layer of the file, where it has several.")
-    masks: str = setting("auto", "What makes masks of points and boxes: auto, tree, nano, or a SAM (`models list`).")
-    tile_size: int = setting(1024, "Side of the window that a point or box is looked at in, pixels.", low=64, high=16384)
-    overlap: int = setting(256, "Overlap of such windows, pixels.", low=0)
-    sensor: str = setting("optical", "What took the images.", choices=("optical", "sar"))
-    bands: tuple[int, ...] | None = setting(None, "Bands to look at, 1-based, comma-separated.")
-    device: str = setting("auto", "Where a network runs: auto, cpu, cuda, cuda:1, mps.", results=False)
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            object.__setattr__(self, item.name, coerce(type(self), item.name, getattr(self, item.name)))
-
-    @property
-    def labelling(self) -> LabelSettings:
-        """The same as settings of `label`."""
-        names = ("masks", "tile_size", "overlap", "sensor", "bands", "device")
-        return LabelSettings(**{name: getattr(self, name) for name in names}, workers=0)
 
 
 def drawn_labels(
@@ -86,7 +53,7 @@ def drawn_labels(
     """Label images by what was drawn over them in a GIS: a GeoPackage, GeoJSON, GeoParquet or Shapefile.
 
     `sources`: as of `label`. `file`: what was drawn. `out`: a folder that gets `labels/KEY.tif`, `classes.json` and `drawn.json`. `settings`, or its fields as
-    `values`. `classes`: a class map in place of numbers of its own. The set has the images in which something is drawn; `problems`
+    `values`. `classes`: a class map in place of numbers of its own. Images in which nothing is drawn have no label; `problems`
     say what was left out (shapes in no image, without a class, crossing themselves) and what two classes claim: such pixels get no
     label. Points and boxes become masks of a promptable; points of other classes tell it what is not meant. Rasters that are there
     are not made again. Raises `InputError` when nothing in the file can be used.
@@ -94,7 +61,7 @@ def drawn_labels(
     >>> import terralabel as tl
     >>> files = tl.export_run(tl.open_run("run"), ["geopackage"], "shapes")
     >>> drawn = tl.drawn_labels("images", "shapes/labels.gpkg", "drawn", class_field="class_name", rest="other")
-    >>> len(drawn), drawn.classes[0].name
+    >>> len(drawn.labelled), drawn.classes[0].name
     (1, 'other')
     """
     settings = settings or DrawnSettings(**values)  # type: ignore[arg-type]
@@ -122,7 +89,8 @@ def drawn_labels(
     problems += [*_rejected(drawing), *made]
     for text in problems:
         progress.say(f"problem: {text}")
-    items = [LabelledImage(s.key, Path(s.source), out / "labels" / f"{s.key}.tif", s.split or "") for s in used]
+    label = {scene.key: out / "labels" / f"{scene.key}.tif" for scene in used}
+    items = [LabelledImage(s.key, Path(s.source), label.get(s.key), s.split or "") for s in scenes]
     return LabelledSet(
         shapes.stem, drawing.classes, tuple(items), None, "drawn", tuple(problems), "sar" if settings.sensor == "sar" else ""
     )
