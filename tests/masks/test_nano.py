@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from terralabel.errors import ContractError, SettingsError, WeightsError
 from terralabel.masks.nano_three import best_three
 from terralabel.masks.pasting import paste, stability
 from terralabel.masks.tree import TreeMasks
+from terralabel.nets.nano import runtime
 from terralabel.testing import check_mask_generator, check_promptable
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
 
-from terralabel.masks.nano import Nano, _promise, _together  # noqa: E402
+from terralabel.masks import nano
+from terralabel.masks.nano import Nano, _promise, _together
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,7 @@ def test_registered_and_says_what_is_wrong(roof: Tile, tmp_path: Path) -> None:
     backend = registry.create("masks", "nano")
     assert backend.name == "nano" and backend.makes_features
     assert backend.version != Nano(nms_thresh=0.5).version
+    assert backend.version == Nano(device="cpu").version and "-onnx-" in backend.version
     with pytest.raises(SettingsError, match="guess_thresh"):
         Nano(guess_thresh=2)
     with pytest.raises(ContractError, match="points, boxes or masks"):
@@ -163,7 +167,11 @@ def test_both_kinds_of_masks_keep_what_is_known_of_them() -> None:
     np.testing.assert_array_equal(both.point_coords, np.concatenate([one.point_coords, other.point_coords]))
 
 
-def test_the_number_of_threads_changes_nothing(roof: Tile) -> None:
+def test_the_number_of_threads_of_torch_changes_nothing(roof: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(runtime, "find_spec", lambda name: name if name == "torch" else None)
+    monkeypatch.setattr(nano, "_loaded", cache(nano._loaded.__wrapped__))
+    assert "-torch-" in Nano().version
     before = torch.get_num_threads()
     found = []
     try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,17 +24,18 @@ from terralabel.errors import ContractError, SettingsError
 from terralabel.masks.gates import distinct_boxes, drop_duplicates
 from terralabel.masks.nano_guesses import guess_at, guess_everywhere, three_of, with_points
 from terralabel.masks.nano_three import best_three
-from terralabel.masks.nano_views import Asked, Views, as_input, decode, inference, shrunk
+from terralabel.masks.nano_views import Asked, Views, as_input, decode, shrunk
 from terralabel.masks.pasting import paste, stability
 from terralabel.masks.tree import TreeMasks
-
-if TYPE_CHECKING:
-    from terralabel.nets.nano.network import NanoNet
+from terralabel.nets.nano.runtime import Runtime, load_runtime
+from terralabel.nets.nano.shipped import SHIPPED
 
 __all__ = ["Nano"]
 
 #: Sides of the decoder's grids: of prompts, and of everything.
 _GRID, _COARSE_GRID = 48, 24
+#: Pixels of a cell of the network's map.
+_STRIDE = 8
 #: A guessed box is drawn fainter than a given one, as in training.
 _SURE_OF_GUESS = 0.5
 
@@ -54,6 +55,9 @@ class Nano:
     min_size         masks smaller than this many pixels are not proposed
     stability_score_offset  shift of the cut-off in the stability score
     weights          another network's file, of the same architecture; None for the shipped one
+    device           "auto" and "cpu": the CPU, by onnxruntime where it is installed, else by torch; "cuda", "cuda:1", "mps": by torch
+
+    Raises `MissingExtraError` when neither onnxruntime nor torch is installed, `WeightsError` for weights of another network.
     """
 
     guess_thresh: float = 0.1
@@ -66,6 +70,7 @@ class Nano:
     min_size: int = 16
     stability_score_offset: float = 1.0
     weights: str | None = None
+    device: str = "auto"
 
     name = "nano"
     makes_features = True
@@ -81,27 +86,22 @@ class Nano:
 
     @property
     def version(self) -> str:
-        """Changes with the code, the weights and the settings."""
-        settings = [getattr(self, field.name) for field in fields(self) if field.name != "weights"]
+        """Changes with the code, the weights, who computes the network, and the settings."""
+        settings = [getattr(self, field.name) for field in fields(self) if field.name not in ("weights", "device")]
         numbers = "-".join(f"{value:g}" for value in settings)
-        return f"2-{_loaded(self.weights)[1][:12]}-{numbers}"
+        net = _loaded(self.weights, self.device)
+        return f"3-{net.digest[:12]}-{net.kind}-{numbers}"
 
     def encode(self, tile: Tile) -> Encoded:
         """The tile's maps at every size; nothing for a tile without a valid pixel."""
         if not tile.valid.any():
             return Encoded(tile, None)
 
-        from terralabel.nets.nano.network import STRIDE, describe
-
-        net, _ = _loaded(self.weights)
-        seen, sizes = [], []
-        with inference():
-            for picture, valid in shrunk(tile):
-                seen.append(net.encode(as_input(picture, valid)))
-                sizes.append(valid.shape)
-            features = describe(seen[0])[0].permute(1, 2, 0).contiguous().numpy()
-        covers = tile.size[0] / STRIDE, tile.size[1] / STRIDE
-        return Encoded(tile, Views(tuple(seen), tuple(sizes), tile), features, covers)
+        net = _loaded(self.weights, self.device)
+        pictures = shrunk(tile)
+        seen = tuple(net.encode(as_input(picture, valid)) for picture, valid in pictures)
+        covers = tile.size[0] / _STRIDE, tile.size[1] / _STRIDE
+        return Encoded(tile, Views(seen, tuple(valid.shape for _, valid in pictures), tile), net.describe(seen[0]), covers)
 
     def predict(
         self,
@@ -122,7 +122,7 @@ class Nano:
             empty = [np.array([size[0] * size[1]], dtype=np.uint32)] * (count * alternatives)
             nothing = np.zeros(len(empty), dtype=np.float32)
             return Prediction(Masks.from_codes(empty, size, predicted_iou=nothing, stability_score=nothing), alternatives)
-        net, _ = _loaded(self.weights)
+        net = _loaded(self.weights, self.device)
         asked = self._asked(net, state, size, points, point_labels, boxes, masks)
         found = self._masks(net, state, asked, encoded.tile, _GRID)
         if only_points:  # the box of the mask is better than the guess: look again
@@ -137,7 +137,7 @@ class Nano:
             found = found.select(small_to_large if multimask else best)
         return Prediction(found, alternatives)
 
-    def _masks(self, net: NanoNet, state: Views, asked: Asked, tile: Tile, grid: int) -> Masks:
+    def _masks(self, net: Runtime, state: Views, asked: Asked, tile: Tile, grid: int) -> Masks:
         """One decoded mask for each row of `asked`."""
         logits, windows, expected = decode(net, state, asked, grid)
         return Masks.from_codes(
@@ -148,7 +148,7 @@ class Nano:
         )
 
     def _asked(
-        self, net: NanoNet, state: Views, size: tuple[int, int], points: Any, labels: Any, boxes: Any, masks: Any
+        self, net: Runtime, state: Views, size: tuple[int, int], points: Any, labels: Any, boxes: Any, masks: Any
     ) -> Asked:
         """What the prompts come down to; three rows a prompt where only points are given."""
         count = len(next(v for v in (points, boxes, masks) if v is not None))
@@ -174,7 +174,7 @@ class Nano:
         state, size = _state(encoded), encoded.tile.size
         if state is None:
             return Masks.empty(size)
-        net, _ = _loaded(self.weights)
+        net = _loaded(self.weights, self.device)
         boxes, points = self._distinct_guesses(*guess_everywhere(net, state, encoded.tile, self.guess_thresh), size)
         ones = np.ones((len(boxes), 1), np.int64)
         sure = np.full(len(boxes), _SURE_OF_GUESS, np.float32)
@@ -198,10 +198,8 @@ class Nano:
 
 
 @lru_cache(maxsize=2)
-def _loaded(weights: str | None) -> tuple[NanoNet, str]:
-    from terralabel.nets.nano.shipped import SHIPPED, load_network
-
-    return load_network(SHIPPED if weights is None else Path(weights))
+def _loaded(weights: str | None, device: str) -> Runtime:
+    return load_runtime(SHIPPED if weights is None else Path(weights), device)
 
 
 def _promise(expected: np.ndarray, fits: np.ndarray | None) -> np.ndarray:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from terralabel.core.tile import Tile
-from terralabel.masks.nano_views import FACTOR, LONGEST, Views, inference
-
-if TYPE_CHECKING:
-    from terralabel.nets.nano.network import NanoNet
+from terralabel.masks.nano_views import FACTOR, LONGEST, Views
+from terralabel.nets.nano.runtime import Runtime
 
 __all__ = ["guess_at", "guess_everywhere", "three_of", "with_points"]
 
 
-def guess_at(net: NanoNet, state: Views, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def guess_at(net: Runtime, state: Views, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, c, 4) in pixels of the tile and the IoU expected of them (n, c), of all pictures, at points (n, 2)."""
-    import torch
-
     boxes, fits = [], []
-    with inference():
-        for k, seen in enumerate(state.seen):
-            place = torch.from_numpy(xy)[None] / FACTOR**k
-            found, fit = net.guess(net.features_at(seen, place), place)
-            boxes.append(found[0].numpy() * FACTOR**k)
-            fits.append(_suited(found[0].numpy(), fit[0].sigmoid().numpy(), k, len(state.seen)))
+    for k, seen in enumerate(state.seen):
+        found, fit = net.guess(seen, xy / np.float32(FACTOR**k))
+        boxes.append(found * FACTOR**k)
+        fits.append(_suited(found, fit, k, len(state.seen)))
     return np.concatenate(boxes, 1), np.concatenate(fits, 1)
 
 
@@ -65,21 +57,16 @@ def with_points(boxes: np.ndarray, points: np.ndarray, labels: np.ndarray) -> np
     return np.concatenate([np.minimum(boxes[:, :2], low), np.maximum(boxes[:, 2:], high)], 1).astype(np.float32)
 
 
-def guess_everywhere(net: NanoNet, state: Views, tile: Tile, lowest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def guess_everywhere(net: Runtime, state: Views, tile: Tile, lowest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes (n, 4) guessed at every cell of every picture with the IoU expected of them (n,), if it is at least `lowest`, and
     the points (n, 2), valid pixels of the tile, that they were guessed at."""
-    import torch
-
     every: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    with inference():
-        for k, (seen, (h, w)) in enumerate(zip(state.seen, state.sizes, strict=True)):
-            y, x = np.mgrid[4:h:8, 4:w:8].astype(np.float32) if min(h, w) > 4 else np.zeros((2, 1, 1), np.float32) + 0.5
-            xy = np.stack([x.ravel(), y.ravel()], 1)
-            place = torch.from_numpy(xy)
-            maps = seen.deep[0, :, : x.shape[0], : x.shape[1]].permute(1, 2, 0).reshape(len(xy), -1)
-            found, fit = net.guess(maps, place)
-            boxes, fits = found.numpy(), _suited(found.numpy(), fit.sigmoid().numpy(), k, len(state.seen))
-            every.append((boxes * FACTOR**k, fits, np.repeat(xy[:, None] * FACTOR**k, boxes.shape[1], 1)))
+    for k, (seen, (h, w)) in enumerate(zip(state.seen, state.sizes, strict=True)):
+        y, x = np.mgrid[4:h:8, 4:w:8].astype(np.float32) if min(h, w) > 4 else np.zeros((2, 1, 1), np.float32) + 0.5
+        xy = np.stack([x.ravel(), y.ravel()], 1)
+        found, fit = net.guess(seen, xy)
+        fits = _suited(found, fit, k, len(state.seen))
+        every.append((found * FACTOR**k, fits, np.repeat(xy[:, None] * FACTOR**k, found.shape[1], 1)))
     boxes, fits, points = (np.concatenate([part[i].reshape(-1, *part[i].shape[2:]) for part in every]) for i in range(3))
     column, row = (np.minimum(points[:, axis].astype(np.int64), tile.size[1 - axis] - 1) for axis in (0, 1))
     keep = np.flatnonzero((fits >= lowest) & tile.valid[row, column])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,13 +13,11 @@ from terralabel.contracts import Encoded
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.masks.tree import TreeMasks
+from terralabel.nets.nano import runtime
+from terralabel.nets.nano.runtime import Runtime
+from terralabel.nets.nano.sampling import around
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from terralabel.nets.nano.network import NanoNet, Seen
-
-__all__ = ["FACTOR", "LONGEST", "Asked", "Views", "as_input", "decode", "inference", "shrunk"]
+__all__ = ["FACTOR", "LONGEST", "Asked", "Views", "as_input", "decode", "shrunk"]
 
 #: Each picture of a tile is this much smaller than the one before; boxes longer than `LONGEST` pixels go to the next.
 FACTOR, LONGEST = 4, 224
@@ -31,10 +27,10 @@ _AT_ONCE, _MULTIPLE = 64, 64
 
 @dataclass(frozen=True)
 class Views:
-    """One `Seen` per picture of the tile, full size first, with its (h, w) before padding; the tile; its hierarchy, made when
-    first asked for."""
+    """What the network has seen of each picture of the tile, full size first, with its (h, w) before padding; the tile; its
+    hierarchy, made when first asked for."""
 
-    seen: tuple[Seen, ...]
+    seen: tuple[Any, ...]
     sizes: tuple[tuple[int, int], ...]
     tile: Tile
 
@@ -61,20 +57,6 @@ class Asked:
     fits: np.ndarray | None = None
 
 
-@contextmanager
-def inference() -> Iterator[None]:
-    """Without gradients and with one thread: the last bits depend on the number, and `label` has workers to fill the cores."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def shrunk(tile: Tile) -> list[tuple[np.ndarray, np.ndarray]]:
     """(pixels (h, w, 3), valid (h, w)) of the tile, and of it 4 and 16 times smaller as long as it is large."""
     bands = tile.pixels.shape[2]
@@ -93,22 +75,16 @@ def shrunk(tile: Tile) -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def as_input(picture: np.ndarray, valid: np.ndarray) -> Tensor:
-    """(1, 3, h, w) float32 in [-1, 1], padded right and below, invalid pixels 0: mid-grey."""
-    import torch
-
+def as_input(picture: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(h, w, 3) float32 in [-1, 1], padded right and below, invalid pixels 0: mid-grey."""
     h, w = (-(-side // _MULTIPLE) * _MULTIPLE for side in valid.shape)
-    padded = np.zeros((1, h, w, 3), np.float32)
-    padded[0, : valid.shape[0], : valid.shape[1]] = np.where(valid[..., None], picture.astype(np.float32) / 127.5 - 1, 0)
-    return torch.from_numpy(padded).permute(0, 3, 1, 2)  # channels last in memory
+    padded = np.zeros((h, w, 3), np.float32)
+    padded[: valid.shape[0], : valid.shape[1]] = np.where(valid[..., None], picture.astype(np.float32) / 127.5 - 1, 0)
+    return padded
 
 
-def decode(net: NanoNet, state: Views, asked: Asked, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def decode(net: Runtime, state: Views, asked: Asked, grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits (n, g, g) float32, the windows (n, 4) of the tile that they lie over, and the IoU to expect (n,)."""
-    import torch
-
-    from terralabel.nets.nano.windows import around
-
     n = len(asked.boxes)
     logits, expected = np.zeros((n, grid, grid), np.float32), np.zeros(n, np.float32)
     windows = np.zeros((n, 4), np.float32)
@@ -117,30 +93,27 @@ def decode(net: NanoNet, state: Views, asked: Asked, grid: int) -> tuple[np.ndar
     for k in range(len(state.seen)):
         mine = np.flatnonzero(level == k)
         shrink = float(FACTOR**k)
-        windows[mine] = around(torch.from_numpy(asked.boxes[mine] / shrink)).numpy() * shrink
+        windows[mine] = around(asked.boxes[mine] / shrink) * shrink
         for start in range(0, len(mine), _AT_ONCE):
             part = mine[start : start + _AT_ONCE]
-            logits[part], expected[part] = _decode_part(net, state, asked, part, windows[part], k, grid)
+            question = _question(asked, part, windows[part], state.sizes[k], shrink, grid)
+            logits[part], expected[part] = net.decode(state.seen[k], question)
     return logits, windows, expected
 
 
-def _decode_part(
-    net: NanoNet, state: Views, asked: Asked, part: np.ndarray, windows: np.ndarray, k: int, grid: int
-) -> tuple[np.ndarray, np.ndarray]:
-    import torch
-
-    from terralabel.nets.nano.network import prompt_channels
-
-    shrink = FACTOR**k
-    small = torch.from_numpy(windows / shrink)
-    rough = np.stack([_rough(asked, int(i), window, grid) for i, window in zip(part, windows, strict=True)])
-    with inference():
-        prompts = prompt_channels(
-            small, grid, state.sizes[k], torch.from_numpy(asked.boxes[part] / shrink), torch.from_numpy(asked.sure[part]),
-            torch.from_numpy(asked.points[part] / shrink), torch.from_numpy(asked.labels[part]), torch.from_numpy(rough),
-        )  # fmt: skip
-        logits, expected = net.decode(state.seen[k], small[None], prompts)
-        return logits.numpy(), expected.sigmoid().numpy()
+def _question(
+    asked: Asked, part: np.ndarray, windows: np.ndarray, size: tuple[int, int], shrink: float, grid: int
+) -> runtime.Asked:
+    """The prompts at `part` in pixels of a picture of `size`, `shrink` times smaller than the tile."""
+    return runtime.Asked(
+        size,
+        windows / shrink,
+        asked.boxes[part] / shrink,
+        asked.sure[part],
+        asked.points[part] / shrink,
+        asked.labels[part].astype(np.int64),
+        np.stack([_rough(asked, int(i), window, grid) for i, window in zip(part, windows, strict=True)]),
+    )
 
 
 def _rough(asked: Asked, i: int, window: np.ndarray, grid: int) -> np.ndarray:

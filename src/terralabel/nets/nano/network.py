@@ -155,6 +155,10 @@ class NanoNet(nn.Module):
         x, y = cell_centres(windows, grid)
         features = sample(seen.shallow, x / STRIDE, y / STRIDE)
         pixels = sample_mips(seen.atlas, seen.width, x, y, mip_level(windows, grid))
+        return self.answer(features, pixels, prompts)
+
+    def answer(self, features: Tensor, pixels: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """As `decode`, from what its windows show: the map (n, 24, g, g) and the pixels (n, 3, g, g)."""
         spread, mean = torch.std_mean(pixels, dim=(1, 2, 3), keepdim=True)
         return self.decoder(torch.cat([features, (pixels - mean) / (spread + 0.02), prompts], 1))
 

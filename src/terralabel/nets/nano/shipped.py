@@ -1,21 +1,23 @@
-"""The network's file: float16 safetensors, checked by its sha256 before it is used."""
+"""The network's file: float16 safetensors, checked by its sha256 before it is used. Read without torch."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import load, save
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+import numpy as np
 
 from terralabel.core.files import atomic_path
-from terralabel.errors import WeightsError
+from terralabel.errors import MissingExtraError, WeightsError
 from terralabel.nets.checkpoints import compare_keys
-from terralabel.nets.nano.network import NanoNet
 
-__all__ = ["SHA256", "SHIPPED", "load_network", "write_network"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from terralabel.nets.nano.network import NanoNet
+
+__all__ = ["SHA256", "SHIPPED", "load_network", "read_weights", "write_network"]
 
 #: The file in the package, and what it holds.
 SHIPPED = Path(__file__).with_name("nano.safetensors")
@@ -24,6 +26,8 @@ SHA256 = "32ca0f4731a3850eeec7e7849743595b60804447f15042512e3636c734bf9e1b"
 
 def write_network(state: dict[str, Tensor], path: Path) -> str:
     """Write a state dict in float16; returns the file's sha256."""
+    from safetensors.torch import save
+
     stored = {
         key: (value.half() if value.is_floating_point() else value).contiguous()
         for key, value in sorted(state.items())
@@ -35,12 +39,17 @@ def write_network(state: dict[str, Tensor], path: Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load_network(path: Path = SHIPPED, sha256: str | None = None) -> tuple[NanoNet, str]:
-    """The network in evaluation mode with float32 weights, and its file's sha256.
+def read_weights(path: Path = SHIPPED, sha256: str | None = None) -> tuple[dict[str, np.ndarray], str]:
+    """The file's arrays, float32, and its sha256.
 
-    Raises `WeightsError` when the file is missing, is not the expected one (`sha256`; the shipped file is always checked),
-    or holds another architecture.
+    Raises `WeightsError` when the file is missing, is no safetensors, or is not the expected one (`sha256`; the shipped file is
+    always checked), `MissingExtraError` without the package safetensors.
     """
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+    except ImportError as error:
+        raise MissingExtraError(f"masks nano needs the package {error.name!r}: pip install 'terralabel[nano]'.") from error
     if not path.exists():
         raise WeightsError(f"{path}: the network's file is missing; reinstall terralabel, or train one with `make train-nano`.")
     data = path.read_bytes()
@@ -49,18 +58,40 @@ def load_network(path: Path = SHIPPED, sha256: str | None = None) -> tuple[NanoN
         raise WeightsError(
             f"{path}: sha256 is {found[:12]}, expected {expected[:12]}: the file is damaged; reinstall terralabel."
         )
+    try:
+        return {key: value.astype(np.float32) for key, value in load(data).items()}, found
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: is no safetensors file ({error}); give one that `make train-nano` wrote.") from error
+
+
+def load_network(path: Path = SHIPPED, sha256: str | None = None) -> tuple[NanoNet, str]:
+    """The network of torch in evaluation mode with float32 weights, and its file's sha256; errors as in `read_weights`."""
+    import torch
+
+    from terralabel.nets.nano.network import NanoNet
+
+    arrays, found = read_weights(path, sha256)
     net = NanoNet()
-    state = {key: value.float() if value.is_floating_point() else value for key, value in load(data).items()}
     wanted = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
-    compare_keys(state, wanted, f"{path} as the network of masks nano")
-    net.load_state_dict(state, strict=False)
+    compare_keys(arrays, wanted, f"{path} as the network of masks nano")
+    net.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()}, strict=False)
     return _folded(net.eval().requires_grad_(False)).to(memory_format=torch.channels_last), found  # type: ignore[call-overload]
 
 
 def _folded(net: NanoNet) -> NanoNet:
     """The same function with batch norm folded into the convolutions before it."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
     for module in net.modules():
-        if isinstance(module, nn.Sequential) and len(module) == 3 and isinstance(module[1], nn.BatchNorm2d):
-            module[0] = fuse_conv_bn_eval(module[0], module[1])  # type: ignore[type-var]
-            module[1] = nn.Identity()
+        if _normalised(module):
+            module[0] = fuse_conv_bn_eval(module[0], module[1])  # type: ignore[index,operator]
+            module[1] = nn.Identity()  # type: ignore[operator]
     return net
+
+
+def _normalised(module: nn.Module) -> bool:
+    """Whether it is a convolution, its batch norm and what follows."""
+    from torch import nn
+
+    return isinstance(module, nn.Sequential) and len(module) == 3 and isinstance(module[1], nn.BatchNorm2d)

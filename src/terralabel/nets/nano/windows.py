@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample
+from torch.nn.functional import avg_pool2d, grid_sample, pad
 
 __all__ = ["around", "cell_centres", "mip_level", "mips", "sample", "sample_mips"]
 
@@ -48,14 +48,10 @@ def sample(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def mips(pixels: Tensor) -> Tensor:
     """The picture (b, c, h, w) and its halvings side by side in one (b, c, h, w + w / 2 + w / 4 + w / 8); h, w multiples of 8."""
-    b, c, h, w = pixels.shape
-    atlas = pixels.new_zeros(b, c, h, sum(w >> k for k in range(MIPS)))
-    at = 0
-    for k in range(MIPS):
-        atlas[:, :, : h >> k, at : at + (w >> k)] = pixels
-        at += w >> k
-        pixels = avg_pool2d(pixels, 2) if k + 1 < MIPS else pixels
-    return atlas
+    height, sizes = pixels.shape[2], [pixels]
+    for _ in range(MIPS - 1):
+        sizes.append(avg_pool2d(sizes[-1], 2))
+    return torch.cat([pad(each, (0, 0, 0, height - each.shape[2])) for each in sizes], 3)
 
 
 def mip_level(windows: Tensor, grid: int) -> Tensor:
