@@ -33,7 +33,7 @@ def test_check_tells_shares_and_leaves_with_two_when_something_is_wrong(say: Cal
     assert said.code == 2
     assert "they must be of one size. [size]" in said.out
     said = say("datasets", "check", tmp_path, "--ignore", "x")
-    assert (said.code, "--ignore: expected whole numbers" in said.err) == (1, True)
+    assert (said.code, "--ignore: expected class ids" in said.err) == (1, True)
     said = say("datasets", "check", tmp_path, "--format", "isaid")
     assert (said.code, "iSAID's page" in said.err) == (1, True)
 
@@ -66,3 +66,30 @@ def test_detect_label_then_status_and_export(say: Callable, tmp_path: Path) -> N
     assert said.code == 0
     rows = json.loads((tmp_path / "out/annotations/instances.json").read_text())["annotations"]
     assert [(row["category_id"], 500 < row["area"] < 700) for row in rows] == [(4, True)]
+
+
+def test_draw_makes_rasters_and_leaves_with_two_when_shapes_are_left_out(say: Callable, tmp_path: Path) -> None:
+    save(tmp_path / "images/one.png", noise(20, 30, 0))
+    square = {"type": "Polygon", "coordinates": [[[2, 2], [12, 2], [12, 12], [2, 12], [2, 2]]]}
+    feature = {"type": "Feature", "properties": {"kind": "roof"}, "geometry": square}
+    (tmp_path / "d.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    given = [tmp_path / "images", "--drawing", tmp_path / "d.geojson", "--out", tmp_path / "out", "--class-field", "kind"]
+    said = say("datasets", "draw", *given, "--rest", "ground")
+    assert said.code == 0, said.err
+    assert "1 of 1 images have a label" in said.out and "0 ground, 1 roof; 255 no label" in said.out
+    said = say(
+        "datasets",
+        "check",
+        tmp_path / "images",
+        "--labels",
+        tmp_path / "out/labels",
+        "--classes",
+        tmp_path / "out/classes.json",
+    )
+    assert "1  roof         16.67 %" in said.out
+    feature["geometry"] = None
+    (tmp_path / "d.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [feature, {**feature, "geometry": square}]})
+    )
+    said = say("datasets", "draw", *given)
+    assert (said.code, "feature 0 has no geometry" in said.err) == (2, True)

@@ -1,4 +1,4 @@
-"""Verbs on labelled data sets: list the formats, check a folder, cut a release into crops."""
+"""Verbs on labelled data sets: list the formats, check a folder, make labels of drawn shapes, cut a release into crops."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from terralabel.cli.options import gather, with_settings
+from terralabel.cli.reading import with_reading
+from terralabel.recipes.drawn_settings import DrawnSettings
+
 __all__ = ["datasets"]
 
-datasets = typer.Typer(help="Labelled data sets: formats, a look at one, crops of a release.", no_args_is_help=True)
+datasets = typer.Typer(
+    help="Labelled data sets: formats, a look at one, labels drawn in a GIS, crops of a release.", no_args_is_help=True
+)
 
 FolderArgument = Annotated[Path, typer.Argument(help="Folder of the data set, a run, or a COCO file.", metavar="FOLDER")]
 FormatOption = Annotated[str, typer.Option("--format", help="A name of `datasets list`; auto looks at the layout.")]
@@ -29,14 +35,10 @@ def datasets_list() -> int:
 
 
 @datasets.command("check")
+@with_reading
 def datasets_check(
     folder: FolderArgument,
-    format: FormatOption = "auto",
-    classes: Annotated[Path | None, typer.Option("--classes", help="Class file in place of the set's own.")] = None,
-    labels: Annotated[Path | None, typer.Option("--labels", help="Folder or COCO file of labels, when elsewhere.")] = None,
-    ignore: Annotated[str, typer.Option("--ignore", help="Stored values that mean no label, comma-separated.")] = "",
-    threshold: Annotated[int | None, typer.Option("--threshold", help="Masks: that and more is class 1.")] = None,
-    binary: Annotated[bool, typer.Option("--binary", help="Two classes: whether a pixel has a label or none.")] = False,
+    reading: dict[str, Any],
     sample: Annotated[int, typer.Option("--sample", help="Images whose labels are read; 0 for all.", min=0)] = 50,
 ) -> int:
     """Format, splits, classes and their share of the pixels; what cannot be used, with the reason. Exit code 2 then.
@@ -44,15 +46,10 @@ def datasets_check(
     Example: `terralabel datasets check data/potsdam`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.errors import SettingsError
     from terralabel.imagery.datasets.checking import check_labelled, checkup_text
     from terralabel.imagery.datasets.opening import open_labelled
 
-    words = [word.strip() for word in ignore.split(",") if word.strip()]
-    if not all(word.isdigit() for word in words):
-        raise SettingsError(f"--ignore: expected whole numbers, comma-separated; got {ignore!r}.")
-    reading: dict[str, Any] = {"format": format, "classes": classes, "labels": labels, "threshold": threshold, "binary": binary}
-    dataset = open_labelled(folder, ignore=[int(word) for word in words], **reading)
+    dataset = open_labelled(folder, **reading)
     progress = terminal_progress()
     total = len(dataset.labelled)
     progress.start("look", min(total, sample) if sample else total, "labels")
@@ -81,3 +78,28 @@ def datasets_crop(
     done = crop_dataset(folder, out, format=format, size=size, overlap=overlap, workers=workers, progress=terminal_progress())
     print(done.text)
     return 2 if done.failures else 0
+
+
+@datasets.command("draw")
+@with_settings(DrawnSettings)
+def datasets_draw(
+    sources: Annotated[list[Path], typer.Argument(help="Images, or folders of them.", metavar="IMAGES...")],
+    drawing: Annotated[Path, typer.Option("--drawing", help="GeoPackage, GeoJSON, GeoParquet or Shapefile with shapes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for label rasters and class map.")],
+    classes: Annotated[Path | None, typer.Option("--classes", help="Class map in place of numbers of its own.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it.")] = None,
+    **flags: Any,
+) -> int:
+    """Make label rasters of what was drawn in a GIS: polygons, points and boxes. Exit code 2 when shapes were left out.
+
+    Example: `terralabel datasets draw images/ --drawing roofs.gpkg --rest background --out drawn`
+    """
+    from terralabel.cli.progress import terminal_progress
+    from terralabel.recipes.drawn import drawn_labels
+
+    progress = terminal_progress()
+    drawn = drawn_labels(sources, drawing, out, gather(DrawnSettings, flags, config), classes=classes, progress=progress)
+    names = ", ".join(f"{entry.id} {entry.name}" for entry in drawn.classes)
+    print(f"drawn    {len(drawn.labelled)} of {len(drawn)} images have a label: {out / 'labels'}/*.tif")
+    print(f"classes  {names}; 255 no label")
+    return 2 if drawn.problems else 0

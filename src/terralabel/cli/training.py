@@ -9,6 +9,7 @@ import typer
 
 from terralabel.cli.classes import evaluate
 from terralabel.cli.options import gather, with_settings
+from terralabel.cli.reading import with_reading
 from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
 __all__ = ["evaluate_segmentation", "finetune", "predict", "pretrain"]
@@ -21,32 +22,16 @@ _From = Annotated[
     Path | None, typer.Option("--from", help="Weights to begin with: folder or checkpoint of a training, or a weights file.")
 ]
 _Load = Annotated[str, typer.Option("--load", help="What of them: overall (all that fits), backbone or head.")]
-_Format = Annotated[str, typer.Option("--format", "-f", help="Layout of the labelled folder; auto: the one it has.")]
-_Classes = Annotated[Path | None, typer.Option("--classes", help="Class map JSON in place of the folder's own.")]
-_Labels = Annotated[
-    Path | None, typer.Option("--labels", help="Folder (or COCO file) of labels that lies elsewhere than beside the images.")
-]
-_Ignore = Annotated[str, typer.Option("--ignore", help="Stored values that mean 'no label', comma-separated (plain folders).")]
-_Threshold = Annotated[
-    int | None, typer.Option("--threshold", help="Labels are grey masks: class 1 where at least this, else 0 (plain folders).")
-]
-_Binary = Annotated[
-    bool, typer.Option("--binary", help="Two classes only: whether a pixel has a label or none (of a run: a mask or none).")
-]
 
 
 @with_settings(TrainSettings)
+@with_reading
 def pretrain(
     source: Annotated[Path, typer.Argument(help="Run folder of `label`, or a labelled folder.", metavar="RUN|FOLDER")],
     out: _Out,
+    reading: dict[str, Any],
     start: _From = None,
     load: _Load = "overall",
-    format: _Format = "auto",
-    classes: _Classes = None,
-    labels: _Labels = None,
-    ignore: _Ignore = "",
-    threshold: _Threshold = None,
-    binary: _Binary = False,
     config: _Config = None,
     overwrite: _Overwrite = False,
     quiet: _Quiet = False,
@@ -62,7 +47,6 @@ def pretrain(
     from terralabel.recipes.pretrain import pretrain as train
 
     settings = gather(TrainSettings, flags, config)
-    reading = _reading(format, classes, labels, ignore, threshold, binary)
     progress = terminal_progress(quiet)
     trained = train(source, out, settings, start=start, load=load, reading=reading, overwrite=overwrite, progress=progress)
     print(trained.text)
@@ -70,18 +54,14 @@ def pretrain(
 
 
 @with_settings(TrainSettings)
+@with_reading
 def finetune(
     source: Annotated[Path, typer.Argument(help="Labelled folder.", metavar="FOLDER")],
     out: _Out,
+    reading: dict[str, Any],
     start: _From = None,
     load: _Load = "overall",
     images: Annotated[int, typer.Option("--images", help="Learn from so many images, drawn by --seed; 0: all.", min=0)] = 0,
-    format: _Format = "auto",
-    classes: _Classes = None,
-    labels: _Labels = None,
-    ignore: _Ignore = "",
-    threshold: _Threshold = None,
-    binary: _Binary = False,
     config: _Config = None,
     overwrite: _Overwrite = False,
     quiet: _Quiet = False,
@@ -97,7 +77,6 @@ def finetune(
     from terralabel.recipes.finetune import finetune as train
 
     settings = gather(TrainSettings, flags, config)
-    reading = _reading(format, classes, labels, ignore, threshold, binary)
     progress = terminal_progress(quiet)
     trained = train(
         source, out, settings, start=start, load=load, images=images, reading=reading, overwrite=overwrite, progress=progress
@@ -174,12 +153,3 @@ def evaluate_segmentation(
         confusion_picture(report.labels, picture)
     print(report.to_text())
     return 0
-
-
-def _reading(
-    format: str, classes: Path | None, labels: Path | None, ignore: str, threshold: int | None, binary: bool
-) -> dict[str, Any]:
-    from terralabel.cli.classes import ids
-
-    given = {"format": format, "classes": classes, "labels": labels, "ignore": ids(ignore), "threshold": threshold}
-    return {**given, "binary": binary}
