@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from terralabel.errors import TerraLabelError
     from terralabel.imagery.datasets.opening import open_labelled
+    from terralabel.recipes.annotating import annotate_fit
+    from terralabel.recipes.annotating_apply import annotate_apply
     from terralabel.recipes.curate import align_run, change_clusters, import_file
     from terralabel.recipes.detected import detect_label
     from terralabel.recipes.drawn import drawn_labels
@@ -26,16 +28,21 @@ if TYPE_CHECKING:
     from terralabel.recipes.pretrain import pretrain
     from terralabel.recipes.run import Run, export_run, open_run, report_run
     from terralabel.recipes.settings import LabelSettings
+    from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings
     from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
 #: public name -> its module. No name may be that of a room (`export`, `clusters`): Python puts the room there once loaded.
 _PUBLIC = {
+    "AnnotateSettings": "terralabel.train.annotation.settings",
+    "ApplySettings": "terralabel.train.annotation.settings",
     "LabelSettings": "terralabel.recipes.settings",
     "PredictSettings": "terralabel.train.segmentation.settings",
     "Run": "terralabel.recipes.run",
     "TerraLabelError": "terralabel.errors",
     "TrainSettings": "terralabel.train.segmentation.settings",
     "align_run": "terralabel.recipes.curate",
+    "annotate_apply": "terralabel.recipes.annotating_apply",
+    "annotate_fit": "terralabel.recipes.annotating",
     "change_clusters": "terralabel.recipes.curate",
     "detect_label": "terralabel.recipes.detected",
     "drawn_labels": "terralabel.recipes.drawn",
@@ -54,12 +61,16 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AnnotateSettings",
+    "ApplySettings",
     "LabelSettings",
     "PredictSettings",
     "Run",
     "TerraLabelError",
     "TrainSettings",
     "align_run",
+    "annotate_apply",
+    "annotate_fit",
     "change_clusters",
     "detect_label",
     "drawn_labels",

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from terralabel.cli import classes, datasets, experiment, labelling, machine, networks, results, training
+from terralabel.cli import annotating, classes, datasets, experiment, labelling, machine, networks, quality, results, training
 
 __all__ = ["app", "run"]
 
@@ -38,11 +38,13 @@ app.command("align")(classes.align)
 app.command("pretrain")(training.pretrain)
 app.command("finetune")(training.finetune)
 app.command("predict")(training.predict)
+app.add_typer(annotating.annotate, name="annotate")
 app.add_typer(classes.evaluate, name="evaluate")
 app.add_typer(machine.models, name="models")
 app.add_typer(datasets.datasets, name="datasets")
 app.add_typer(networks.networks, name="networks")
 app.add_typer(experiment.experiment, name="experiment")
+app.add_typer(quality.quality, name="quality")
 app.command("doctor")(machine.doctor)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from terralabel.errors import SettingsError
 
-__all__ = ["changed", "coerce", "from_mapping", "sentence", "setting"]
+__all__ = ["changed", "coerce", "from_mapping", "like", "sentence", "setting"]
 
 
 def setting(
@@ -34,6 +34,12 @@ def setting(
     """
     metadata = {"help": help, "choices": choices, "low": low, "high": high, "results": results, "group": group}
     return field(default=default, metadata=metadata)
+
+
+def like(owner: type, name: str, default: Any = MISSING) -> Any:
+    """A dataclass field that is the setting `name` of another dataclass: same sentence, bounds and group, perhaps another default."""
+    item = next(f for f in fields(owner) if f.name == name)
+    return field(default=item.default if default is MISSING else default, metadata=dict(item.metadata))
 
 
 def sentence(item: dataclasses.Field[Any]) -> str:

@@ -21,7 +21,7 @@ from terralabel.nets.checkpoints import compare_keys, read_state
 from terralabel.nets.hub import hub_file
 from terralabel.nets.segmentation.network import Network
 
-__all__ = ["load_backbone"]
+__all__ = ["load_backbone", "load_encoder"]
 
 _PREFIXES = ("", "module.", "model.", "backbone.", "encoder.", "net.", "backbone.net.")
 #: mmsegmentation's ResNetV1c and V1d -> timm: the stem's convolutions and norms by their place.
@@ -29,17 +29,23 @@ _STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "c
 
 
 def load_backbone(network: Network, hub: str, weights: str | Path) -> str:
-    """Put weights into a network's backbone; returns where they come from.
+    """Put weights into a network's backbone; returns where they come from. See `load_encoder`."""
+    net = getattr(network.backbone, "net", network.backbone)
+    return load_encoder(net, hub, weights, f"the backbone of {network.name}")
+
+
+def load_encoder(net: nn.Module, hub: str, weights: str | Path, what: str) -> str:
+    """Put weights into an encoder; returns where they come from.
 
     `weights`: "imagenet" (the repository `hub`), "auto" (the same, or random weights where it is not to be had), or a file.
-    Raises `WeightsError` where they cannot be had or do not fit.
+    `what` it is, in messages. Raises `WeightsError` where they cannot be had or do not fit.
     """
     if str(weights) not in ("imagenet", "auto"):
         path = Path(weights).expanduser()
-        _load(network, path)
+        _load(net, path, what)
         return str(path)
     try:
-        _load(network, _hub_path(network.name, hub))
+        _load(net, _hub_path(what, hub), what)
     except WeightsError as error:
         if str(weights) == "imagenet":
             raise
@@ -47,14 +53,13 @@ def load_backbone(network: Network, hub: str, weights: str | Path) -> str:
     return f"ImageNet, {hub}"
 
 
-def _hub_path(name: str, hub: str) -> Path:
+def _hub_path(what: str, hub: str) -> Path:
     if not hub:
-        raise WeightsError(f"{name}: no ImageNet weights are known on the hub; give a file.")
+        raise WeightsError(f"{what}: no ImageNet weights are known on the hub; give a file.")
     return hub_file(hub, "model.safetensors", "a file of the backbone's weights")
 
 
-def _load(network: Network, path: Path) -> None:
-    net = getattr(network.backbone, "net", network.backbone)
+def _load(net: nn.Module, path: Path, what: str) -> None:
     wanted = net.state_dict()
     found = _named_as(net, {key: torch.as_tensor(value) for key, value in read_state(path).items()}, wanted)
     for key, value in wanted.items():
@@ -62,7 +67,7 @@ def _load(network: Network, path: Path) -> None:
             found[key] = _spread(found[key], value)
     # a counter that older files lack and that nothing but momentum-free norms reads
     found.update({key: value for key, value in wanted.items() if key.endswith("num_batches_tracked") and key not in found})
-    compare_keys(found, wanted, f"{path} as the backbone of {network.name}")
+    compare_keys(found, wanted, f"{path} as {what}")
     net.load_state_dict({key: found[key] for key in wanted})
 
 

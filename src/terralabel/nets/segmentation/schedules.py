@@ -5,21 +5,23 @@ Values are those of mmsegmentation's schedules as the pre-training study (arXiv 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from terralabel.errors import SettingsError
 
-__all__ = ["CONVOLUTIONAL", "SEGFORMER", "SEGMENTER", "TRANSFORMER", "Schedule"]
+__all__ = ["CONVOLUTIONAL", "ELNET", "SEGFORMER", "SEGMENTER", "TRANSFORMER", "Schedule"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Iterations, optimiser, and a learning rate that warms up linearly and falls as a polynomial.
+    """Iterations, optimiser, and a learning rate that warms up linearly and falls as a polynomial or a cosine.
 
     optimizer            "sgd" (with `momentum`) or "adamw" (betas .9, .999)
     lr, min_lr           base and final learning rate; groups with a multiplier start from lr x multiplier
-    power                (1 - step / iterations) ** power between the two
+    power                (1 - step / iterations) ** power between the two, or
+    cosine               half a cosine wave between them (Loshchilov & Hutter 2017)
     warmup               steps from `warmup_ratio` x rate to the rate itself
     weight_decay         of every parameter, but of norms and position embeddings where `exempt` is true
     backbone_multiplier, head_multiplier   of the learning rate of that part (the auxiliary head goes with the head)
@@ -37,6 +39,7 @@ class Schedule:
     exempt: bool = False
     backbone_multiplier: float = 1.0
     head_multiplier: float = 1.0
+    cosine: bool = False
 
     def shortened(self, iterations: int) -> Schedule:
         """The same schedule over fewer (or more) iterations; a warm-up shrinks in proportion, and never grows."""
@@ -49,7 +52,8 @@ class Schedule:
         """Learning rate of step 0, 1, ... iterations - 1 for a group with this multiplier."""
         base, progress = self.lr * multiplier, min(step / self.iterations, 1.0)
         low = min(self.min_lr, base)  # a final rate above the base would let it grow
-        regular = (base - low) * (1 - progress) ** self.power + low
+        left = (1 + math.cos(math.pi * progress)) / 2 if self.cosine else (1 - progress) ** self.power
+        regular = (base - low) * left + low
         if step >= self.warmup:
             return regular
         return regular * (1 - (1 - step / self.warmup) * (1 - self.warmup_ratio))
@@ -63,3 +67,5 @@ TRANSFORMER = Schedule(160_000, "adamw", lr=6e-5, weight_decay=0.01, power=1.0, 
 SEGFORMER = replace(TRANSFORMER, head_multiplier=10.0)
 #: Segmenter: SGD without decay.
 SEGMENTER = Schedule(160_000, "sgd", lr=1e-3, weight_decay=0.0, power=0.9, min_lr=1e-4)
+#: SAM2-ELNet (as SAM2-UNet's code): AdamW, cosine to 1e-7; its iterations are the data's: see `train.annotation`.
+ELNET = Schedule(2000, "adamw", lr=1e-3, weight_decay=5e-4, power=1.0, min_lr=1e-7, cosine=True)

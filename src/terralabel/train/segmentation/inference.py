@@ -72,25 +72,34 @@ class Mapper:
         self.network, self.device, self.precision = network, device, precision
         self.tile_size, self.overlap, self.batch_size, self.room = tile_size, overlap, batch_size, room
 
+    @property
+    def channels(self) -> int:
+        """Maps that `probabilities` gives."""
+        return self.network.classes
+
     def blended(self, read: Read, width: int, height: int) -> Iterator[Blended]:
         """Every part of a scene once, band by band and from the top; `read` is asked for windows inside it."""
-        plans = plan_tiles("scene", width, height, self.tile_size, self.overlap)
-        for left, right in self._bands(width):
-            rows: dict[int, list[TilePlan]] = {}
-            for plan in plans:
-                if plan.window.x < right and plan.window.right > left:
-                    rows.setdefault(plan.row, []).append(plan)
-            yield from self._down(read, [rows[row] for row in sorted(rows)], Window(left, 0, right - left, height))
+        for left, right in self.bands(width):
+            yield from self.band(read, width, height, left, right)
 
-    def _bands(self, width: int) -> list[tuple[int, int]]:
-        fits = self.room // (4 * self.network.classes * self.tile_size) // _ALIGN * _ALIGN
+    def band(self, read: Read, width: int, height: int, left: int, right: int) -> Iterator[Blended]:
+        """The columns [left, right) of a scene, from the top, as `blended` gives them."""
+        rows: dict[int, list[TilePlan]] = {}
+        for plan in plan_tiles("scene", width, height, self.tile_size, self.overlap):
+            if plan.window.x < right and plan.window.right > left:
+                rows.setdefault(plan.row, []).append(plan)
+        yield from self._down(read, [rows[row] for row in sorted(rows)], Window(left, 0, right - left, height))
+
+    def bands(self, width: int) -> list[tuple[int, int]]:
+        """First and last-but-one columns of the bands that a scene is cut into."""
+        fits = self.room // (4 * self.channels * self.tile_size) // _ALIGN * _ALIGN
         side = max(fits, _ALIGN)
         return [(left, min(left + side, width)) for left in range(0, width, side)]
 
     def _down(self, read: Read, rows: list[list[TilePlan]], band: Window) -> Iterator[Blended]:
         """One band: rows of windows are summed; what the next row does not touch is finished."""
         deep = rows[0][0].window.height
-        total = np.zeros((self.network.classes, deep, band.width), np.float32)
+        total = np.zeros((self.channels, deep, band.width), np.float32)
         weight, valid = np.zeros((deep, band.width), np.float32), np.zeros((deep, band.width), bool)
         for index, row in enumerate(rows):
             top = row[0].window.y

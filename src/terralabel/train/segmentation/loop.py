@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from terralabel.core.classes import IGNORE
 from terralabel.errors import RunError
 from terralabel.evaluate.curves import Chart, Line, draw_charts
 from terralabel.nets.segmentation.groups import make_optimizer, set_rates
@@ -27,7 +26,7 @@ from terralabel.train.segmentation.checkpoint import Checkpoint, load_optimizer,
 from terralabel.train.segmentation.distributed import Team, shared
 from terralabel.train.segmentation.inference import as_input, autocast
 from terralabel.train.segmentation.logs import Log, read_log
-from terralabel.train.segmentation.losses import confusion, head_losses
+from terralabel.train.segmentation.losses import Objective, PixelCrossEntropy, confusion
 from terralabel.train.segmentation.samples import Batch, Samples
 from terralabel.train.segmentation.settings import TrainSettings
 from terralabel.train.segmentation.validation import Validation, accuracy_of, miou_of
@@ -48,6 +47,7 @@ class Job:
     device: torch.device
     team: Team = field(default_factory=Team)
     validation: Validation | None = None
+    objective: Objective | None = None  # None: cross entropy over the labelled pixels
 
     @property
     def validate_every(self) -> int:
@@ -115,6 +115,7 @@ class Training:
         self.network: nn.Module = shared(job.network.to(job.device), job.team)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(job.network, job.schedule)
+        self.objective = job.objective or PixelCrossEntropy(job.settings.auxiliary)
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=job.settings.precision == "fp16")
         self.measures: dict[str, float] = {}
         self.best: dict[str, float] = {}
@@ -131,18 +132,18 @@ class Training:
         job, settings = self.job, self.job.settings
         torch.manual_seed(_seed(settings.seed, self.step))
         set_rates(self.optimizer, job.schedule, self.step)
-        whole = torch.tensor([float((batch.labels != IGNORE).sum()), float(stop)], dtype=torch.float64, device=_at(job.device))
-        pixels, stopping = job.team.sum_(whole).tolist()
+        whole = torch.tensor([self.objective.weigh(batch.labels), float(stop)], dtype=torch.float64, device=_at(job.device))
+        weight, stopping = job.team.sum_(whole).tolist()
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss, counts = self._backward(batch, max(pixels, 1.0))
+        loss, counts = self._backward(batch, max(weight, 1.0))
         job.team.sum_gradients(self.network.parameters())
         value = float(job.team.sum_(loss))
         self._update(value)
         self.step += 1
         return value, counts, stopping > 0
 
-    def _backward(self, batch: Batch, pixels: float) -> tuple[Tensor, Tensor]:
+    def _backward(self, batch: Batch, weight: float) -> tuple[Tensor, Tensor]:
         """Gradients of the loss over this process's share, part by part; the loss and the counts."""
         job = self.job
         total = torch.zeros(1, device=job.device)
@@ -151,8 +152,8 @@ class Training:
             labels = torch.from_numpy(batch.labels[part].astype(np.int64)).to(job.device, non_blocking=True)
             with autocast(job.device, job.settings.precision):
                 outputs = self.network(as_input(job.network, batch.pixels[part], job.device), with_auxiliary=True)
-            summed, logits = head_losses(outputs, labels, job.settings.auxiliary)
-            loss = summed / pixels
+            summed, logits = self.objective(outputs, labels)
+            loss = summed / weight
             self.scaler.scale(loss).backward()
             total += loss.detach()
             if self.step % job.settings.log_every == 0:

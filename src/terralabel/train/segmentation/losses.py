@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from terralabel.core.classes import IGNORE
 
-__all__ = ["confusion", "head_losses", "summed_cross_entropy"]
+__all__ = ["Objective", "PixelCrossEntropy", "confusion", "head_losses", "summed_cross_entropy"]
+
+
+class Objective(Protocol):
+    """What a training makes small: sums, so that a batch may be cut and spread over processes as one likes."""
+
+    def weigh(self, labels: Any) -> float:
+        """What the sum over a batch is divided by, as a sum over its parts; `labels` (b, h, w) uint8, an array."""
+        ...
+
+    def __call__(self, outputs: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(summed loss, logits (b, K, h, w) to count with) of what the network returns `with_auxiliary`; `labels` (b, h, w) int64."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelCrossEntropy:
+    """Cross entropy over the labelled pixels of the batch; the auxiliary head's counts `auxiliary` times."""
+
+    auxiliary: float = 0.4
+
+    def weigh(self, labels: Any) -> float:
+        """Labelled pixels."""
+        return float((labels != IGNORE).sum())
+
+    def __call__(self, outputs: tuple[Tensor, Tensor | None], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """See `head_losses`."""
+        return head_losses(outputs, labels, self.auxiliary)
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -126,8 +126,8 @@ class PredictSettings:
             )
 
 
-def stored(settings: TrainSettings | PredictSettings) -> dict[str, Any]:
-    """The settings that decide what comes out, as JSON-able values."""
+def stored(settings: Any) -> dict[str, Any]:
+    """The settings (a dataclass of them) that decide what comes out, as JSON-able values."""
     keep = {f.name for f in fields(settings) if f.metadata.get("results", True)}
     values = {name: value for name, value in asdict(settings).items() if name in keep}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,0 +1,237 @@
+"""Label a whole archive with a model that has learned from a few: `annotate apply`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from terralabel.core.classes import IGNORE, Classes
+from terralabel.core.grid import Window, plan_tiles
+from terralabel.core.scene import Scene
+from terralabel.core.settings import changed
+from terralabel.errors import InputError, RunError, SettingsError
+from terralabel.imagery.sources import SourceFile, content_hash
+from terralabel.imagery.tiles import scene_of
+from terralabel.labels.tidy import tidied
+from terralabel.recipes.annotating_views import Seen, look, make_views, windows_of
+from terralabel.recipes.ingest import Failure, find
+from terralabel.recipes.labels_run import LabelsRun, is_labels, write_labels_run
+from terralabel.recipes.settings import LabelSettings
+from terralabel.recipes.training import needs_torch
+from terralabel.runs.folder import RunFolder, digest
+from terralabel.runs.progress import Progress, Silent
+from terralabel.train.annotation.settings import ApplySettings
+from terralabel.train.segmentation.settings import stored
+
+if TYPE_CHECKING:
+    from terralabel.train.annotation.views import Views
+    from terralabel.train.segmentation.checkpoint import Checkpoint
+
+__all__ = ["CELL", "annotate_apply", "label_blocks"]
+
+#: Version of this stage's code: part of the digest of its parts.
+_VERSION = 1
+#: Labels are decided, tidied and judged in squares of this side; a small image is one.
+CELL = 1024
+_TAG = "TERRALABEL_ANNOTATION"
+
+
+def annotate_apply(
+    model: str | Path,
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    settings: ApplySettings | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **values: Any,
+) -> LabelsRun:
+    """Label images with a model of `annotate_fit`; returns the run, which exports, reports and is judged like any other.
+
+    `sources`: as of `label`. `settings`, or its fields as `values`. Images of any size, in bounded memory; they become the
+    network's input by the radiometry of the model. Scenes that are there are not done again, and large ones go on within. An
+    image that fails is in `run.failures`. Raises `RunError` when `out` was made with another model or other settings, unless
+    `overwrite`.
+
+        >>> import terralabel as tl
+        >>> found = tl.annotate_apply("model", "images", "annotated", flips=False)
+        >>> found.finished
+        True
+    """
+    needs_torch()
+    from terralabel.train.segmentation.checkpoint import open_checkpoint
+
+    settings, progress = settings or ApplySettings(**values), progress or Silent()
+    checkpoint = open_checkpoint(model, "last" if Path(model).is_dir() else None)
+    if not str(checkpoint.record["network"]["name"]).startswith("elnet:"):
+        raise SettingsError(
+            f"{model} is a network of `pretrain` or `finetune`: use `terralabel predict`, or fit one with `annotate fit`."
+        )
+    named = [sources] if isinstance(sources, str | Path) else list(sources)
+    found = find(named, Path(out), LabelSettings(follow_vrt=settings.follow_vrt))
+    folder = RunFolder(out)
+    folder.create()
+    with folder.lock(progress.say):
+        painter = Painter(folder, checkpoint, settings, make_views(checkpoint, settings), progress)
+        _agree(folder, painter, overwrite)
+        failures = [Failure(str(s.path), s.status, s.reason) for s in found.skipped]
+        scenes: list[Scene] = []
+        for source in found.files:
+            result = describe(source, checkpoint, settings)
+            (scenes if isinstance(result, Scene) else failures).append(result)  # type: ignore[arg-type]
+        if not scenes:
+            raise InputError(f"None of {len(failures)} inputs can be used; the first: {failures[0].reason}", failures[0].status)
+        painter.record(scenes, failures, finished=False)
+        failures += painter.paint_all(scenes)
+        done = [scene for scene in scenes if scene.source not in {f.source for f in failures}]
+        for failure in failures:
+            progress.say(f"failed: {' '.join(failure.reason.split())} [{failure.status}]")
+        run = painter.record(done, failures, finished=True)
+        folder.remove_unused_parts(painter.kept())
+    folder.note_history({"command": "annotate apply", "scenes": len(done), "failed": len(failures)})
+    return run
+
+
+def describe(source: SourceFile, checkpoint: Checkpoint, settings: ApplySettings) -> Scene | Failure:
+    """The scene of an image, if it is one that the model's radiometry is for."""
+    radiometry = checkpoint.radiometry
+    try:
+        with radiometry.open(source.path, follow_vrt=settings.follow_vrt) as raster:
+            radiometry.apply(*raster.read(Window(0, 0, 1, 1)))  # refuses other channels and kinds of numbers
+            return scene_of(source, raster, sensor=radiometry.sensor, sha256=content_hash(source.path))
+    except InputError as error:
+        return Failure(str(source.path), error.status, str(error))
+    except SettingsError as error:
+        return Failure(str(source.path), "bands", str(error))
+    except FileNotFoundError as error:
+        return Failure(str(source.path), "vanished", f"{source.path}: {error.strerror}")
+
+
+@dataclass(frozen=True)
+class Painter:
+    """A model at work on a run: looks at scenes, and writes their label rasters."""
+
+    folder: RunFolder
+    checkpoint: Checkpoint
+    settings: ApplySettings
+    views: Views
+    progress: Progress
+
+    @property
+    def made_by(self) -> str:
+        """What painted the labels, and its version."""
+        return f"elnet {self.checkpoint.sha256[:12]}"
+
+    @property
+    def classes(self) -> Classes:
+        """What the labels mean."""
+        return self.checkpoint.classes
+
+    @property
+    def background(self) -> int | None:
+        """The id of the class that is no object."""
+        found = self.checkpoint.record["background"]
+        return None if found is None else int(found)
+
+    def record(self, scenes: Sequence[Scene], failures: Sequence[Failure], *, finished: bool) -> LabelsRun:
+        """Write the run's ledger."""
+        return write_labels_run(
+            self.folder,
+            made_by=self.made_by,
+            scenes=scenes,
+            classes=self.classes,
+            settings={"model": self.checkpoint.sha256, **stored(self.settings)},
+            failures=failures,
+            radiometry=self.checkpoint.radiometry,
+            background=self.background,
+            finished=finished,
+        )
+
+    def paint_all(self, scenes: Sequence[Scene]) -> list[Failure]:
+        """Every scene that is not done; those that fail."""
+        todo = [scene for scene in scenes if not self._is_there(scene)]
+        counts = {scene.key: windows_of(self.views, scene.width, scene.height) for scene in scenes}
+        total = sum(counts.values())
+        self.progress.start("annotate", total, "windows", total - sum(counts[scene.key] for scene in todo))
+        failures = []
+        for scene in todo:
+            try:
+                self.paint(scene)
+            except InputError as error:
+                failures.append(Failure(scene.source, error.status, str(error)))
+            except FileNotFoundError as error:
+                failures.append(Failure(scene.source, "vanished", f"{scene.source}: {error.strerror}"))
+        self.progress.finish()
+        return failures
+
+    def paint(self, scene: Scene) -> None:
+        """Look at one scene and write its label."""
+        from terralabel.export.rasters import write_label_raster
+
+        radiometry = self.checkpoint.radiometry
+        with radiometry.open(scene.source, follow_vrt=self.settings.follow_vrt) as raster:
+            seen = look(scene, raster, radiometry, self.views, self.folder, self._name(scene), self.progress.advance)
+            blocks = label_blocks(seen, scene, self.classes, self.background, self.settings.specks)
+            tags = {_TAG: self._name(scene)}
+            write_label_raster(self.folder.labels_path / f"{scene.key}.tif", scene, self.classes, blocks, tags=tags)
+        for _, _, path in seen.files:
+            path.unlink()
+
+    def _name(self, scene: Scene) -> str:
+        """Names all that decides a scene's label."""
+        return digest([self.checkpoint.sha256, stored(self.settings), scene.sha256, scene.key, _VERSION])
+
+    def _is_there(self, scene: Scene) -> bool:
+        """Whether the scene's label says that it was made of this image by this model with these settings."""
+        import rasterio
+        from rasterio.errors import RasterioIOError
+
+        try:
+            path = self.folder.labels_path / f"{scene.key}.tif"
+            with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(path, driver="GTiff") as written:
+                return written.tags().get(_TAG) == self._name(scene)
+        except RasterioIOError:
+            return False
+
+    def kept(self) -> set[Path]:
+        """Parts of a finished run: the verdicts on it, if there are any."""
+        from terralabel.recipes.quality_store import quality_parts
+
+        return quality_parts(self.folder)
+
+
+def label_blocks(
+    seen: Seen, scene: Scene, classes: Classes, background: int | None, specks: int
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """(window, (h, w) class ids) of a scene in squares of `CELL`; each is tidied with its surroundings, so that squares do not show."""
+    ids = np.array([entry.id for entry in classes], dtype=np.uint8)
+    halo = 2 * specks
+    for plan in plan_tiles(scene.key, scene.width, scene.height, CELL, 0):
+        core = plan.core
+        around = Window(core.x - halo, core.y - halo, core.width + 2 * halo, core.height + 2 * halo)
+        around = around.intersect(Window(0, 0, scene.width, scene.height))
+        channels, valid = seen.read(around)
+        first, _, _ = seen.layers.split(channels)
+        labels = np.where(valid, ids[first.argmax(axis=0)], IGNORE).astype(np.uint8)
+        yield core, tidied(labels, specks, background)[core.relative_to(around).slices()]
+
+
+def _agree(folder: RunFolder, painter: Painter, overwrite: bool) -> None:
+    """Refuse a run that was made otherwise."""
+    if not folder.exists:
+        return
+    if not is_labels(folder):
+        raise RunError(f"{folder.path} is a run of another kind: choose another folder.")
+    try:
+        old = json.loads(folder.manifest_path.read_text(encoding="utf-8"))["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder.manifest_path} is damaged ({error}): start anew in another folder.") from error
+    different = [] if old.get("model") == painter.checkpoint.sha256 else ["another model"]
+    different += changed(old, painter.settings)
+    if different and not overwrite:
+        raise RunError(f"{folder.path} was made otherwise ({'; '.join(different)}): give another --out, or --overwrite.")
