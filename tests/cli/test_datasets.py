@@ -87,6 +87,8 @@ def test_draw_makes_rasters_and_leaves_with_two_when_shapes_are_left_out(say: Ca
         tmp_path / "out/classes.json",
     )
     assert "1  roof         16.67 %" in said.out
+    said = say("datasets", "check", tmp_path / "images", "--labels", tmp_path / "d.geojson")
+    assert (said.code, "shapes drawn in a GIS become rasters first: terralabel datasets draw" in said.err) == (1, True)
     feature["geometry"] = None
     (tmp_path / "d.geojson").write_text(
         json.dumps({"type": "FeatureCollection", "features": [feature, {**feature, "geometry": square}]})

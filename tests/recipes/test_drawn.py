@@ -266,3 +266,22 @@ def test_what_is_a_drawing(tmp_path: Path) -> None:
 
 def _one(tmp_path: Path) -> Path:
     return save(tmp_path / "images/one.png", noise(8, 8, 0)).parent
+
+
+def test_finetune_learns_from_ten_shapes(images: Path, tmp_path: Path) -> None:
+    """`--labels FILE.gpkg`: rasters in the training's folder, resumed and started anew like any other."""
+    pytest.importorskip("torch")
+    import terralabel as tl
+
+    shapes = [("roof", ground(4 * k, 8, 4 * k + 3, 24)) for k in range(5)] + [
+        ("ground", ground(4 * k, 40, 4 * k + 3, 60)) for k in range(5)
+    ]
+    path = save_shapes(tmp_path / "d.gpkg", shapes, "EPSG:4326")
+    settings = {"network": "timm:test_resnet:fcn", "steps": 1, "batch_size": 2, "crop": 64, "threads": 1, "log_every": 1}
+    reading = {"labels": path, "drawn": {"class_field": "class"}}
+    tuned = tl.finetune(images, tmp_path / "tuned", reading=reading, **settings)
+    assert (tuned.images, [entry.name for entry in tuned.classes]) == (1, ["ground", "roof"])
+    again = tl.finetune(images, tmp_path / "tuned", reading=reading, overwrite=True, **settings)
+    assert (tmp_path / "tuned/drawn/labels/a.tif").is_file() and again.images == 1
+    with pytest.raises(SettingsError, match="rest: only for labels that are shapes drawn in a GIS"):
+        tl.finetune(images, tmp_path / "other", reading={"drawn": {"rest": "ground"}}, **settings)

@@ -46,9 +46,16 @@ def datasets_check(
     Example: `terralabel datasets check data/potsdam`
     """
     from terralabel.cli.progress import terminal_progress
+    from terralabel.errors import SettingsError
+    from terralabel.export.drawn import is_drawing
     from terralabel.imagery.datasets.checking import check_labelled, checkup_text
     from terralabel.imagery.datasets.opening import open_labelled
 
+    if "drawn" in reading or (reading["labels"] is not None and is_drawing(reading["labels"])):
+        raise SettingsError(
+            "shapes drawn in a GIS become rasters first: terralabel datasets draw IMAGES --drawing FILE --out DIR; then check with"
+            " --labels DIR/labels --classes DIR/classes.json."
+        )
     dataset = open_labelled(folder, **reading)
     progress = terminal_progress()
     total = len(dataset.labelled)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from terralabel.cli.classes import ids
+from terralabel.core.settings import sentence
+from terralabel.recipes.drawn_settings import DrawnSettings
 
 __all__ = ["with_reading"]
+
+
+def _drawn(name: str, flag: str) -> Any:
+    """The option of a setting of labels drawn in a GIS."""
+    item = next(field for field in fields(DrawnSettings) if field.name == name)
+    return typer.Option(flag, help=sentence(item), rich_help_panel="Labels drawn in a GIS", show_default=False)
 
 
 def _options(
@@ -21,7 +30,10 @@ def _options(
     classes: Annotated[Path | None, typer.Option("--classes", help="Class map JSON in place of the folder's own.")] = None,
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", help="Folder (or COCO file) of labels that lies elsewhere than beside the images."),
+        typer.Option(
+            "--labels",
+            help="Folder (or COCO file) of labels that lies elsewhere than beside the images; or shapes drawn in a GIS.",
+        ),
     ] = None,
     ignore: Annotated[
         str, typer.Option("--ignore", help="Stored values that mean 'no label', comma-separated (plain folders).")
@@ -34,10 +46,17 @@ def _options(
         bool,
         typer.Option("--binary", help="Two classes only: whether a pixel has a label or none (of a run: a mask or none)."),
     ] = False,
+    class_field: Annotated[str | None, _drawn("class_field", "--class-field")] = None,
+    rest: Annotated[str | None, _drawn("rest", "--rest")] = None,
+    shapes: Annotated[str | None, _drawn("shapes", "--shapes")] = None,
+    layer: Annotated[str | None, _drawn("layer", "--layer")] = None,
+    prompt_masks: Annotated[str | None, _drawn("masks", "--prompt-masks")] = None,
 ) -> dict[str, Any]:
-    """The keywords of `imagery.datasets.open_labelled`."""
+    """The keywords of `recipes.pretrain.opened`: of `imagery.datasets.open_labelled`, and "drawn" where any of those is given."""
     given = {"format": format, "classes": classes, "labels": labels, "ignore": ids(ignore), "threshold": threshold}
-    return {**given, "binary": binary}
+    asked = {"class_field": class_field, "rest": rest, "shapes": shapes, "layer": layer, "masks": prompt_masks}
+    drawn = {name: value for name, value in asked.items() if value is not None}
+    return {**given, "binary": binary, **({"drawn": drawn} if drawn else {})}
 
 
 def with_reading(function: Callable[..., Any]) -> Callable[..., Any]:

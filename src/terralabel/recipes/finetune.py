@@ -49,7 +49,11 @@ def finetune(
     needs_torch()
     settings = settings or TrainSettings(**values)
     progress = progress or Silent()
-    labelled = source if isinstance(source, LabelledSet) else opened(source, progress, reading)
+    labelled = (
+        source
+        if isinstance(source, LabelledSet)
+        else opened(source, progress, reading, out=Path(out), sensor=settings.sensor, bands=settings.bands)
+    )
     labelled = few_images(labelled.labelled, images, settings.seed)
     begin = Start(Path(start), load) if start is not None else None
     own = None if isinstance(source, LabelledSet) else run_radiometry(Path(source))

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from terralabel.core.labelled import LabelledSet
-from terralabel.errors import RunError
+from terralabel.errors import RunError, SettingsError
 from terralabel.imagery.datasets import open_labelled
 from terralabel.imagery.radiometry import Radiometry
+from terralabel.recipes.drawn import drawn_labels, is_drawing
+from terralabel.recipes.drawn_settings import DrawnSettings
 from terralabel.recipes.training import Start, Trained, fitted_radiometry, needs_torch, train
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress, Silent
@@ -46,17 +48,41 @@ def pretrain(
     needs_torch()
     settings = settings or TrainSettings(**values)
     progress = progress or Silent()
-    labelled = source if isinstance(source, LabelledSet) else opened(source, progress, reading)
+    labelled = (
+        source
+        if isinstance(source, LabelledSet)
+        else opened(source, progress, reading, out=Path(out), sensor=settings.sensor, bands=settings.bands)
+    )
     radiometry = None if isinstance(source, LabelledSet) else run_radiometry(Path(source))
     radiometry = radiometry or fitted_radiometry(labelled.labelled, settings, progress)
     begin = Start(Path(start), load) if start is not None else None
     return train("pretrain", labelled, radiometry, Path(out), settings, start=begin, overwrite=overwrite, progress=progress)
 
 
-def opened(source: str | Path, progress: Progress, reading: Mapping[str, Any] | None = None) -> LabelledSet:
-    """The set in a folder; says what was left out of it."""
+def opened(
+    source: str | Path,
+    progress: Progress,
+    reading: Mapping[str, Any] | None = None,
+    *,
+    out: Path | None = None,
+    sensor: str = "optical",
+    bands: tuple[int, ...] | None = None,
+) -> LabelledSet:
+    """The set in a folder; says what was left out of it.
+
+    `reading`: keywords of `open_labelled`. Where its "labels" are shapes drawn in a GIS, they become rasters in `out`/drawn, and "drawn" are
+    the settings of that (`DrawnSettings`); `sensor` and `bands` are how points and boxes are looked at.
+    """
     given = dict(reading or {})
     given |= {name: Path(given[name]).absolute() for name in ("labels", "classes") if given.get(name) is not None}
+    drawn = given.pop("drawn", None) or {}
+    if out is not None and given.get("labels") is not None and is_drawing(given["labels"]):
+        settings = DrawnSettings(**{"sensor": sensor, "bands": bands, **drawn})
+        return drawn_labels(source, given["labels"], out / "drawn", settings, classes=given.get("classes"), progress=progress)
+    if drawn:
+        raise SettingsError(
+            f"{', '.join(drawn)}: only for labels that are shapes drawn in a GIS: --labels FILE.gpkg (or .geojson, .parquet, .shp)."
+        )
     found = open_labelled(Path(source).absolute(), **given)
     for problem in found.problems:
         progress.say(f"left out: {problem}")

@@ -95,7 +95,7 @@ def _paired(images: Path, labels: Path, sensors: tuple[str, ...]) -> tuple[list[
     """Images with their masks; in the refined edition only those of `sensors`."""
     found, masks = find_rasters(images), find_rasters(labels)
     if any(_sensor(path) for path in found.paths):
-        return pair_by(*(_of(side, sensors) for side in (found, masks)), lambda p: p.stem, lambda p: p.stem)
+        return pair_by(_of(found, sensors), _of(masks, sensors), lambda p: p.stem, lambda p: p.stem)
     return pair_files(found, masks)
 
 
