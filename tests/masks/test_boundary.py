@@ -56,8 +56,17 @@ def test_few_samples_keep_the_old_mask():
     tiny[50:55, 50:55] = True
     refined = refine_boundary(image, tiny, np.array([49, 49, 56, 56]))
     assert not refined.accepted
-    assert refined.why == "too few samples"
+    assert refined.why == "smaller than 1,600 pixels"
     assert refined.mask is tiny
+
+
+def test_a_mask_that_fills_what_is_seen_leaves_nothing_to_learn():
+    image, _ = scene()
+    full = np.zeros((96, 96), bool)
+    full[10:80, 10:80] = True
+    refined = refine_boundary(image[10:80, 10:80], full[10:80, 10:80], np.array([0, 0, 70, 70]))
+    assert not refined.accepted
+    assert refined.why == "too few samples"
 
 
 @pytest.mark.parametrize("mask", [np.zeros((96, 96), bool), np.ones((96, 96), bool)])

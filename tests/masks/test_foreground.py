@@ -46,10 +46,10 @@ def test_a_ring_is_hit_though_its_centroid_lies_outside():
     import cv2
 
     image = picture(100)
-    cv2.ellipse(image, (50, 50), (30, 30), 0, 20, 320, (220, 220, 230), 10)
-    (x, y), seen = foreground_point(image, np.array([8, 8, 92, 92]))
+    cv2.ellipse(image, (50, 50), (22, 22), 0, 20, 320, (220, 220, 230), 20)
+    (x, y), seen = foreground_point(image, np.array([16, 16, 84, 84]))
     assert image[int(y), int(x), 0] > 150
-    assert seen.regions[int(y) - 8, int(x) - 8] == seen.chosen
+    assert seen.regions[int(y) - 16, int(x) - 16] == seen.chosen
 
 
 @pytest.mark.parametrize("box", [(10, 10, 17, 30), (10, 10, 10, 10), (60, 60, 90, 90), (-20, -20, 4, 4), (30, 30, 10, 10)])

@@ -16,14 +16,14 @@ __all__ = ["Explained", "foreground_point"]
 
 #: k-means learns from at most this many pixels, on a regular grid.
 _MOST_SAMPLES = 20_000
-#: Shares of the border that differ by less are a tie.
+#: Shares of the middle that differ by less are a tie, which the border decides.
 _TIE = 0.05
 #: A box with a shorter side has too few pixels for clusters.
 _LEAST_SIDE = 8
 #: A region is at least so many pixels, and at least this share of the box.
 _LEAST_PIXELS, _LEAST_SHARE = 16, 0.05
-#: Convexities (area / area of the hull) that agree to this step are a tie.
-_CONVEXITY_STEP = 0.01
+#: A region's convexity (area / area of the hull) counts exp(-this * distance from the middle, in sides of the box).
+_CENTRAL = 2.0
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,18 @@ def foreground_point(
 
 
 def _foreground(crop: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """(h, w) bool: of two clusters of the colours of (h, w, 3) the one with the smaller share of the border, opened 3 x 3."""
+    """(h, w) bool: of two clusters of the colours of (h, w, 3) the one with more of the middle half, opened 3 x 3."""
     cluster = _second_cluster(cv2.medianBlur(cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2Lab), 3), usable)
     if cluster is None:
         return np.zeros_like(usable)
-    ring = np.ones_like(usable)
+    high, wide = usable.shape
+    middle, ring = np.zeros_like(usable), np.ones_like(usable)
+    middle[high // 4 : high - high // 4, wide // 4 : wide - wide // 4] = True
     ring[1:-1, 1:-1] = False
-    share = _mean(cluster, ring & usable)  # of the second cluster; the first has the rest
+    share = _mean(cluster, middle & usable)  # of the second cluster; the first has the rest
     if abs(2 * share - 1) < _TIE:
-        high, wide = usable.shape
-        middle = np.zeros_like(usable)
-        middle[high // 4 : high - high // 4, wide // 4 : wide - wide // 4] = True
-        share = 1 - _mean(cluster, middle & usable)
-    taken = (cluster if share < 0.5 else ~cluster) & usable
+        share = 1 - _mean(cluster, ring & usable)
+    taken = (cluster if share > 0.5 else ~cluster) & usable
     return cv2.morphologyEx(taken.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
 
 
@@ -115,7 +114,7 @@ def _regions(foreground: np.ndarray) -> np.ndarray:
 
 
 def _choose(regions: np.ndarray) -> tuple[int, str]:
-    """(region, why): the most convex of those that are large enough; ties by size, then by distance from the middle."""
+    """(region, why): the most convex and central of those that are large enough; of equals the larger one."""
     area = np.bincount(regions.ravel())
     area[0] = 0
     if not area.any():
@@ -123,14 +122,14 @@ def _choose(regions: np.ndarray) -> tuple[int, str]:
     large = np.flatnonzero(area >= max(_LEAST_PIXELS, _LEAST_SHARE * regions.size))
     if not len(large):
         return int(np.argmax(area)), "largest region"
-    middle = (np.array(regions.shape) - 1) / 2
+    high, wide = regions.shape
     ranked = []
     for region in large.tolist():
         mask = regions == region
         rows, columns = np.nonzero(mask)
-        off = float(np.hypot(rows.mean() - middle[0], columns.mean() - middle[1]))
-        ranked.append((-round(_convexity(mask) / _CONVEXITY_STEP), -int(area[region]), off, region))
-    return min(ranked)[3], "region"
+        off = np.hypot((rows.mean() + 0.5) / high - 0.5, (columns.mean() + 0.5) / wide - 0.5)
+        ranked.append((-_convexity(mask) * float(np.exp(-_CENTRAL * off)), -int(area[region]), region))
+    return min(ranked)[2], "region"
 
 
 def _convexity(mask: np.ndarray) -> float:
