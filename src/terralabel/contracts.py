@@ -20,6 +20,7 @@ from terralabel.core.grid import Window
 from terralabel.core.labelled import LabelledSet
 from terralabel.core.masks import Masks
 from terralabel.core.objects import Objects
+from terralabel.core.quality import Signals
 from terralabel.core.scene import Scene
 from terralabel.core.tile import Tile
 
@@ -31,6 +32,7 @@ __all__ = [
     "Encoded",
     "Exporter",
     "FeatureExtractor",
+    "Judge",
     "LabelRequest",
     "MaskGenerator",
     "Prediction",
@@ -205,6 +207,30 @@ class Clusterer(Protocol):
         ...
 
 
+@runtime_checkable
+class Judge(Protocol):
+    """Says how good labels are without truth, from their signals (`labels.quality.signals`)."""
+
+    name: str
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the scores for the same signals may change."""
+        ...
+
+    def predict(self, signals: Signals) -> np.ndarray:
+        """(n,) float32 in [0, 1]: the IoU that is expected of each unit; NaN where nothing is known of it."""
+        ...
+
+    def gains(self, signals: Signals) -> Mapping[str, np.ndarray]:
+        """Kind of signal -> (n,) float: how much better the label would look with that kind as of good labels; gives the reasons."""
+        ...
+
+    def to_json(self) -> str:
+        """Everything it knows, as plain numbers; nothing that can be run."""
+        ...
+
+
 class TileRecord(Protocol):
     """What a run's ledger says of one tile; `status` is "ok", "empty", "nodata" or "failed", `reason` "" unless failed."""
 
@@ -223,7 +249,10 @@ class TileRecord(Protocol):
 
 
 class RunView(Protocol):
-    """What an exporter sees of a finished run, read-only. Nothing of scene size is ever handed over."""
+    """What an exporter sees of a finished run, read-only. Nothing of scene size is ever handed over.
+
+    A run whose labels were judged has one attribute more, `verdicts` (`core.quality.Verdicts`, or None).
+    """
 
     @property
     def id(self) -> str: ...

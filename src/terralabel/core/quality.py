@@ -9,7 +9,7 @@ import numpy as np
 
 from terralabel.errors import ContractError
 
-__all__ = ["DECISIONS", "EMPTY", "Units", "Verdicts"]
+__all__ = ["DECISIONS", "EMPTY", "Signals", "Units", "Verdicts"]
 
 #: What a gate says of a unit: use it, let a person look, leave it out.
 DECISIONS = ("accept", "review", "reject")
@@ -52,6 +52,10 @@ class Units:
         """(n,) bool: pictures without any labelled object."""
         return self.class_id == EMPTY
 
+    def take(self, which: np.ndarray) -> Units:
+        """The units at `which` (indices or bool), in that order."""
+        return Units(self.class_id[which], self.component[which], self.box[which], self.area[which])
+
     def moved(self, x: int, y: int) -> Units:
         """The same units in a frame whose origin lies at (-x, -y) of this one."""
         return Units(self.class_id, self.component, self.box + np.array([x, y, 0, 0], dtype=np.int64), self.area)
@@ -71,6 +75,40 @@ class Units:
         """One after the other."""
         parts = [*parts, cls.of_rows([])]
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("class_id", "component", "box", "area")))
+
+
+@dataclass(frozen=True)
+class Signals:
+    """`n` rows of signals: names (s of them), values (n, s) float32 with NaN for what is not known, and the units."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    units: Units
+
+    def __post_init__(self) -> None:
+        expected = (len(self.units), len(self.names))
+        if self.values.shape != expected or self.values.dtype != np.float32:
+            raise ContractError(f"Signals.values: expected {expected} float32, got {self.values.shape} {self.values.dtype}.")
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """(n,) float32 of one signal."""
+        return self.values[:, self.names.index(name)]
+
+    def take(self, which: np.ndarray) -> Signals:
+        """The rows at `which` (indices or bool), in that order."""
+        return Signals(self.names, self.values[which], self.units.take(which))
+
+    @classmethod
+    def join(cls, parts: Sequence[Signals]) -> Signals:
+        """One after the other; all have the same names."""
+        names = parts[0].names if parts else ()
+        if any(part.names != names for part in parts):
+            raise ContractError("Signals.join: the parts have different signals.")
+        values = np.concatenate([np.zeros((0, len(names)), np.float32), *(part.values for part in parts)])
+        return cls(names, values, Units.join([part.units for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -108,11 +146,10 @@ class Verdicts:
 
     def take(self, which: np.ndarray) -> Verdicts:
         """The verdicts at `which` (indices), in that order."""
-        units = self.units
         return Verdicts(
             tuple(self.scene[i] for i in which.tolist()),
             self.window[which],
-            Units(units.class_id[which], units.component[which], units.box[which], units.area[which]),
+            self.units.take(which),
             self.quality[which],
             tuple(self.decision[i] for i in which.tolist()),
             tuple(self.reasons[i] for i in which.tolist()),

@@ -29,7 +29,9 @@ __all__ = [
     "MASK_SCHEMA",
     "TILE_SCHEMA",
     "Outlines",
+    "geometry",
     "label_batches",
+    "label_segments",
     "mask_batches",
     "read_labels",
     "tile_batches",
@@ -140,7 +142,7 @@ def _mask_batch(
         pa.array([run.id] * n, pa.string()),
         pa.array(objects.area),
         pa.array(area, pa.float64(), from_pandas=True),  # NaN becomes null: no area without a coordinate system
-        _geometry(polygons, scene),
+        geometry(polygons, scene),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=MASK_SCHEMA)
     empty = shapely.is_empty(polygons)
@@ -180,7 +182,7 @@ def _quiet_parts(window: Window, labels: np.ndarray) -> Iterator[tuple[Window, n
 def _label_batch(
     run: RunView, scene: Scene, outlines: Outlines, ground: GroundArea, window: Window, labels: np.ndarray
 ) -> pa.RecordBatch:
-    ids, segments = _label_segments(labels, window)
+    ids, segments = label_segments(labels, window)
     length = segments.bottom - segments.top
     square = length * ground.per_pixel(segments.column + 0.5, (segments.top + segments.bottom) / 2)
     names = {entry.id: entry.name for entry in run.classes}
@@ -193,12 +195,12 @@ def _label_batch(
         pa.array([run.id] * n, pa.string()),
         pa.array(np.bincount(segments.owner, length, n).astype(np.int64)),
         pa.array(np.bincount(segments.owner, square, n), pa.float64(), from_pandas=True),
-        _geometry(polygons, scene),
+        geometry(polygons, scene),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=LABEL_SCHEMA)
 
 
-def _label_segments(labels: np.ndarray, window: Window) -> tuple[np.ndarray, Segments]:
+def label_segments(labels: np.ndarray, window: Window) -> tuple[np.ndarray, Segments]:
     """(class ids ascending, their segments in scene pixels) of an (h, w) block of a label raster; 255 is left out."""
     height, width = labels.shape
     flat = labels.T.ravel()
@@ -239,10 +241,11 @@ def _tile_batch(run: RunView, scene: Scene, tiles: list[TileRecord]) -> pa.Recor
         pa.array([t.reason or None for t in tiles], pa.string()),
         pa.array([t.masks for t in tiles], pa.int64()),
         pa.array([run.id] * len(tiles), pa.string()),
-        _geometry(shapely.box(*corners.T), scene),
+        geometry(shapely.box(*corners.T), scene),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TILE_SCHEMA)
 
 
-def _geometry(pixels: np.ndarray, scene: Scene) -> pa.Array:
+def geometry(pixels: np.ndarray, scene: Scene) -> pa.Array:
+    """WKB in map coordinates of geometries in scene pixels."""
     return pa.array(shapely.to_wkb(place(pixels, scene.georeference)), pa.binary())

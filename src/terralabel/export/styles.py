@@ -9,11 +9,13 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from terralabel.core.classes import IGNORE, Classes
 
-__all__ = ["class_style", "pam_categories", "raster_style", "status_style"]
+__all__ = ["class_style", "pam_categories", "raster_style", "status_style", "verdict_style"]
 
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 #: Tile status -> fill colour.
 _STATUS_COLORS = {"ok": "#33a02c", "empty": "#b2b2b2", "nodata": "#000000", "failed": "#e31a1c"}
+#: Layer of judged labels -> colour.
+_VERDICT_COLORS = {"accepted": "#33a02c", "review": "#ff9f00", "rejected": "#e31a1c"}
 
 
 def raster_style(classes: Classes) -> str:
@@ -48,6 +50,12 @@ def status_style() -> str:
     """QML for the layer of tiles: an outline by status, failed tiles filled."""
     rows = [(name, name, color, 0.4 if name == "failed" else 0.0) for name, color in _STATUS_COLORS.items()]
     return _document(_categorized("status", "string", rows))
+
+
+def verdict_style(layer: str) -> str:
+    """QML for one layer of judged labels, "accepted", "review" or "rejected": an outline, and a thin fill but for those accepted."""
+    opacity = 0.0 if layer == "accepted" else 0.35
+    return _document(_categorized("status", "string", [(layer, layer, _VERDICT_COLORS[layer], opacity)]))
 
 
 def _categorized(attribute: str, value_type: str, rows: list[tuple[str, str, str, float]], order: str = "") -> Element:

@@ -32,7 +32,8 @@ from terralabel.export.features import (
 from terralabel.export.ground import CrsGroup, crs_groups
 from terralabel.export.note import Note
 from terralabel.export.rasters import write_error
-from terralabel.export.styles import class_style, status_style
+from terralabel.export.styles import class_style, status_style, verdict_style
+from terralabel.export.verdicts import VERDICT_LAYERS, VERDICT_SCHEMA, verdict_batches, verdicts_of
 
 __all__ = ["EXPORT_TABLE", "GeoJson", "GeoPackage", "GeoParquet"]
 
@@ -51,6 +52,9 @@ _WRITE_ERRORS = (
 
 
 def _batches(run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> Iterator[pa.RecordBatch]:
+    if layer in VERDICT_LAYERS:
+        yield from verdict_batches(run, group.scenes, layer, outlines)
+        return
     for scene in group.scenes:
         if layer == "masks":
             yield from mask_batches(run, scene, outlines)
@@ -64,7 +68,13 @@ _LAYERS = {
     "masks": (MASK_SCHEMA, "MultiPolygon"),
     "labels": (LABEL_SCHEMA, "MultiPolygon"),
     "tiles": (TILE_SCHEMA, "Polygon"),
+    **dict.fromkeys(VERDICT_LAYERS, (VERDICT_SCHEMA, "MultiPolygon")),
 }
+
+
+def _layers(run: RunView) -> list[str]:
+    """The layers of a run: those of verdicts only where somebody has judged its labels."""
+    return [layer for layer in _LAYERS if layer not in VERDICT_LAYERS or verdicts_of(run) is not None]
 
 
 def _file_names(groups: list[CrsGroup], stem: str, suffix: str) -> list[str]:
@@ -77,6 +87,8 @@ def _file_names(groups: list[CrsGroup], stem: str, suffix: str) -> list[str]:
 @dataclass(frozen=True)
 class GeoPackage:
     """`labels.gpkg` with the layers masks (objects), labels (classes, dissolved) and tiles, each with its QGIS style.
+
+    Where labels were judged there are three more: accepted, review and rejected, the worst first, with quality and reasons.
 
     One file per coordinate system (`labels-epsg-32632.gpkg`, `labels-no-crs.gpkg`): none is reprojected and none invented.
     Scenes without any placement are drawn at (column, -row), where QGIS shows such images.
@@ -95,7 +107,7 @@ class GeoPackage:
             with atomic_path(final) as temporary:
                 try:
                     with _one_sync():
-                        for layer in _LAYERS:
+                        for layer in _layers(run):
                             _write_layer(temporary, run, group, layer, outlines)
                     _finish(temporary, run, group, outlines)
                 except (*_WRITE_ERRORS, sqlite3.Error) as error:
@@ -160,6 +172,7 @@ def _finish(path: Path, run: RunView, group: CrsGroup, outlines: Outlines) -> No
     classes = class_style(run.classes)
     objects = class_style(run.classes, opacity=0.4, order="area_px")  # they overlap
     styles = [("masks", objects), ("labels", classes), ("tiles", status_style())]
+    styles += [(layer, verdict_style(layer)) for layer in _layers(run) if layer in VERDICT_LAYERS]
     with closing(sqlite3.connect(path)) as base, base:
         base.execute("PRAGMA synchronous = OFF")
         base.execute(
@@ -202,7 +215,7 @@ class GeoParquet:
         outlines = Outlines(self.simplify, self.max_vertices)
         groups = crs_groups(run.scenes)
         written = []
-        for layer in _LAYERS:
+        for layer in _layers(run):
             for group, name in zip(groups, _file_names(groups, layer, ".parquet"), strict=True):
                 written.append(out / name)
                 note = Note.of(run, group.scenes, outlines)
@@ -237,7 +250,7 @@ def _write_parquet(final: Path, group: CrsGroup, layer: str, note: Note, batches
 
 @dataclass(frozen=True)
 class GeoJson:
-    """`masks.geojson` and `labels.geojson` in WGS 84 longitude and latitude (RFC 7946), of the scenes that have a CRS."""
+    """`masks.geojson`, `labels.geojson` (and those of judged labels) in WGS 84 longitude and latitude (RFC 7946), of the scenes that have a CRS."""
 
     simplify: float = 0.0
     max_vertices: int = 0
@@ -251,7 +264,9 @@ class GeoJson:
             raise RunError(
                 "GeoJSON is in longitude and latitude, and no scene has a coordinate system: use geopackage or coco."
             )
-        return [_write_geojson(out / f"{layer}.geojson", run, groups, layer, outlines) for layer in ("masks", "labels")]
+        return [
+            _write_geojson(out / f"{layer}.geojson", run, groups, layer, outlines) for layer in _layers(run) if layer != "tiles"
+        ]
 
 
 def _write_geojson(final: Path, run: RunView, groups: list[CrsGroup], layer: str, outlines: Outlines) -> Path:

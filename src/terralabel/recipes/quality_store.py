@@ -9,14 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from terralabel.core.quality import Units, Verdicts
+from terralabel.core.quality import Signals, Units, Verdicts
 from terralabel.imagery.sources import content_hash
+from terralabel.recipes.quality_people import decided_by_people, load_people
 from terralabel.runs.folder import RunFolder, digest
-from terralabel.runs.parts import read_part, write_part
+from terralabel.runs.parts import Part, read_part, write_part
 
-__all__ = ["Judged", "label_hashes", "load_judged", "load_verdicts", "quality_parts", "save_verdicts"]
+__all__ = [
+    "Judged",
+    "label_hashes",
+    "load_judged",
+    "load_verdicts",
+    "quality_parts",
+    "save_verdicts",
+]
 
 _STAGE = "quality"
+_COLUMNS = ("scene", "window", "class_id", "component", "box", "area", "quality", "decision", "reasons", "signals")
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,13 @@ def quality_parts(folder: RunFolder) -> set[Path]:
     return set((folder.path / "parts" / _STAGE).glob("*.parquet"))
 
 
-def save_verdicts(folder: RunFolder, verdicts: Verdicts, notes: Mapping[str, Any]) -> Path:
-    """Store the verdicts in place of those before; returns the part.
+def save_verdicts(folder: RunFolder, verdicts: Verdicts, notes: Mapping[str, Any], signals: Signals) -> Path:
+    """Store the verdicts, and the signals they rest on, in place of those before; returns the part.
 
-    `notes` should hold "labels" (`label_hashes`): where a raster is another one later, its verdicts are known to be stale.
+    `notes` should hold "labels" (`label_hashes`): where a raster is another one later, its verdicts are known to be stale; and
+    "measured": the settings of the signals, or {"by": NAME, "units": ...} where whoever made the labels measured them.
     """
+    notes = {**notes, "signals": list(signals.names)}
     units = verdicts.units
     columns = {
         "scene": np.array(verdicts.scene, dtype=str),
@@ -73,8 +84,15 @@ def save_verdicts(folder: RunFolder, verdicts: Verdicts, notes: Mapping[str, Any
         "quality": verdicts.quality,
         "decision": np.array(verdicts.decision, dtype=str),
         "reasons": np.array(verdicts.reasons, dtype=str),
+        "signals": signals.values,
     }
-    shown = [verdicts.quality.tobytes().hex(), list(verdicts.decision), list(verdicts.reasons), list(verdicts.scene)]
+    shown = [
+        signals.values.tobytes().hex(),
+        verdicts.quality.tobytes().hex(),
+        list(verdicts.decision),
+        list(verdicts.reasons),
+        list(verdicts.scene),
+    ]
     path = folder.part_path(_STAGE, "all", digest([dict(notes), units.box.tolist(), units.class_id.tolist(), *shown]))
     write_part(path, columns, notes)
     for old in quality_parts(folder) - {path}:
@@ -84,14 +102,33 @@ def save_verdicts(folder: RunFolder, verdicts: Verdicts, notes: Mapping[str, Any
 
 def load_verdicts(folder: RunFolder) -> tuple[Verdicts, Mapping[str, Any]] | None:
     """The verdicts and the notes of a run; None when nobody has judged it."""
-    parts = sorted(quality_parts(folder), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    if not parts:
+    paths = quality_parts(folder)
+    if not paths:
         return None
-    part = read_part(parts[-1])
+    part = read_part(_latest(paths), [name for name in _COLUMNS if name != "signals"])
+    return _verdicts(part), part.notes
+
+
+def load_signals(folder: RunFolder) -> tuple[Verdicts, Signals, Mapping[str, Any]] | None:
+    """As `load_verdicts`, with the signals; None where there are none that are whole."""
+    paths = quality_parts(folder)
+    if not paths:
+        return None
+    part = read_part(_latest(paths))
+    verdicts = _verdicts(part)
+    names, values = tuple(part.notes.get("signals", ())), np.asarray(part.columns["signals"])
+    return verdicts, Signals(names, values.reshape(len(verdicts), len(names)), verdicts.units), part.notes
+
+
+def _latest(paths: set[Path]) -> Path:
+    return max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _verdicts(part: Part) -> Verdicts:
     columns = {name: np.asarray(column) for name, column in part.columns.items()}
     units = Units(columns["class_id"], columns["component"], columns["box"].reshape(-1, 4), columns["area"])
     scene, decision, reasons = (tuple(columns[name].tolist()) for name in ("scene", "decision", "reasons"))
-    return Verdicts(scene, columns["window"].reshape(-1, 4), units, columns["quality"], decision, reasons), part.notes
+    return Verdicts(scene, columns["window"].reshape(-1, 4), units, columns["quality"], decision, reasons)
 
 
 def load_judged(folder: RunFolder, label_paths: Mapping[str, Path]) -> Judged | None:
@@ -100,6 +137,7 @@ def load_judged(folder: RunFolder, label_paths: Mapping[str, Path]) -> Judged | 
     if found is None:
         return None
     verdicts, notes = found
+    verdicts = decided_by_people(verdicts, load_people(folder))
     known = notes.get("labels", {})
     stale = [key for key, path in label_paths.items() if key in known and known[key] != content_hash(path)]
     return Judged(verdicts, notes, tuple(sorted(stale)))

@@ -143,6 +143,23 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    @contextmanager
+    def brief_lock(self) -> Iterator[bool]:
+        """Hold the run for a moment, if nobody else does: yields whether. Cleans nothing up."""
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise (space_error(error, self.path / ".lock") or error) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            os.close(descriptor)
+
     def remove_temporary(self) -> int:
         """Delete what a killed process left under temporary names; call only with the lock held."""
         count = 0
@@ -163,4 +180,6 @@ class RunFolder:
         return count
 
 
-_OWN = {".lock", "history.jsonl", "parts", "scenes.jsonl", "radiometry.json", "corrections", "labels", "classes.json"}
+_OWN = {
+    ".lock", "history.jsonl", "parts", "scenes.jsonl", "radiometry.json", "corrections", "labels", "probabilities", "classes.json",
+}  # fmt: skip
