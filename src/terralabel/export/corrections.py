@@ -34,7 +34,9 @@ __all__ = [
     "apply_to_raster",
     "corrected_batches",
     "corrected_ids",
+    "correction_of",
     "load_corrections",
+    "record_of",
     "save_corrections",
     "taken",
 ]
@@ -235,7 +237,7 @@ def _as_objects(scene_key: str, numbered: list[tuple[int, Correction]]) -> Objec
 
 def save_corrections(path: Path, corrections: Corrections) -> None:
     """Write all corrections as JSON lines, atomically."""
-    write_text(path, "".join(json.dumps(_to_json(item), ensure_ascii=True) + "\n" for item in corrections.items))
+    write_text(path, "".join(json.dumps(record_of(item), ensure_ascii=True) + "\n" for item in corrections.items))
 
 
 def load_corrections(path: Path) -> Corrections:
@@ -246,13 +248,15 @@ def load_corrections(path: Path) -> Corrections:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                items.append(_from_json(json.loads(line)))
+                items.append(correction_of(json.loads(line)))
             except (ValueError, KeyError, TypeError, InputError) as error:
                 raise RunError(f"{path}, line {number}: not a correction ({error}); restore the file from a copy.") from error
     return Corrections(tuple(items))
 
 
-def _to_json(item: Correction) -> dict[str, Any]:
+def record_of(item: Correction) -> dict[str, Any]:
+    """A correction as a JSON object: one line of the file."""
+
     def shape(value: Shape) -> dict[str, Any]:
         return {"box": [value.box.x, value.box.y, value.box.width, value.box.height], "counts": value.counts}
 
@@ -262,7 +266,9 @@ def _to_json(item: Correction) -> dict[str, Any]:
     return {**record, "author": item.author, "time": item.time, "source": item.source}
 
 
-def _from_json(record: dict[str, Any]) -> Correction:
+def correction_of(record: Mapping[str, Any]) -> Correction:
+    """The inverse of `record_of`; raises `ValueError`, `KeyError` or `InputError` for what is none."""
+
     def shape(value: dict[str, Any]) -> Shape:
         x, y, width, height = (int(v) for v in value["box"])
         made = Shape(Window(x, y, width, height), str(value["counts"]))

@@ -20,13 +20,14 @@ from terralabel.export.edits import Imported
 from terralabel.export.reading import read_corrections
 from terralabel.recipes.evaluation import truth_pairs
 from terralabel.recipes.painting import ClusterSplit, load_splits, paint_group, save_splits
-from terralabel.recipes.relabel import assign, cluster_count, paint_job, refresh_labels, write_classes
+from terralabel.recipes.relabel import assign, cluster_count, moved_classes, paint_job, refresh_labels, write_classes
+from terralabel.recipes.reviewed import settled
 from terralabel.recipes.run import Run, require_finished
 from terralabel.runs.engine import engine_for
 from terralabel.runs.parts import iterate_part, read_part
 from terralabel.runs.progress import Progress, Silent
 
-__all__ = ["Outcome", "align_run", "change_clusters", "import_file"]
+__all__ = ["ACTIONS", "Outcome", "align_run", "change_clusters", "changed_classes", "import_file"]
 
 
 # ------------------------------------------------------------------------------------------------------------ clusters
@@ -53,25 +54,37 @@ def change_clusters(
         >>> table = tl.change_clusters(run, "merge", ["3", "5"], name="building")
     """
     progress = progress or Silent()
-    actions: Mapping[str, Callable[[], Classes]] = {
-        "name": lambda: class_maps.name(run.classes, *_exactly(action, arguments, "CLASS NAME")),
-        "merge": lambda: _merged(run.classes, arguments, name),
-        "drop": lambda: class_maps.drop(run.classes, _cluster_ids(action, arguments)),
-        "restore": lambda: class_maps.restore(run.classes, _cluster_ids(action, arguments), cluster_count(run.layout)),
-        "color": lambda: class_maps.recolor(run.classes, *_exactly(action, arguments, "CLASS #RRGGBB")),
-        "move": lambda: class_maps.move(run.classes, _cluster_ids(action, arguments[:-1]), arguments[-1]),
-        "split": lambda: _split(run, _cluster_ids(action, arguments), parts),
-    }
-    if action != "list" and action not in actions:
-        raise SettingsError(f"clusters: unknown action {action!r}; known: list, {', '.join(actions)}.")
+    if action != "list" and action not in ACTIONS:
+        raise SettingsError(f"clusters: unknown action {action!r}; known: list, {', '.join(ACTIONS)}.")
     require_finished(run, "show or change")
+    settled(run, progress)
     if action == "list":
         return _table(run)
     with run.folder.lock(progress.say):
         before = run.classes
-        _apply(run, actions[action](), before, progress)
+        _apply(run, changed_classes(run, before, action, arguments, name=name, parts=parts), before, progress)
     run.folder.note_history({"verb": f"clusters {action}", "arguments": list(arguments)})
     return _table(run)
+
+
+#: What can be done to a class map.
+ACTIONS = ("name", "merge", "drop", "restore", "color", "move", "split")
+
+
+def changed_classes(
+    run: Run, classes: Classes, action: str, arguments: Sequence[str], *, name: str | None = None, parts: int = 2
+) -> Classes:
+    """The class map after one of `ACTIONS`; arguments and errors as of `change_clusters`. A split is also stored, with the lock held."""
+    actions: Mapping[str, Callable[[], Classes]] = {
+        "name": lambda: class_maps.name(classes, *_exactly(action, arguments, "CLASS NAME")),
+        "merge": lambda: _merged(classes, arguments, name),
+        "drop": lambda: class_maps.drop(classes, _cluster_ids(action, arguments)),
+        "restore": lambda: class_maps.restore(classes, _cluster_ids(action, arguments), cluster_count(run.layout)),
+        "color": lambda: class_maps.recolor(classes, *_exactly(action, arguments, "CLASS #RRGGBB")),
+        "move": lambda: class_maps.move(classes, _cluster_ids(action, arguments[:-1]), arguments[-1]),
+        "split": lambda: _split(run, classes, _cluster_ids(action, arguments), parts),
+    }
+    return actions[action]()
 
 
 def _exactly(action: str, arguments: Sequence[str], form: str) -> tuple[str, str]:
@@ -93,7 +106,7 @@ def _merged(classes: Classes, arguments: Sequence[str], name: str | None) -> Cla
     return merged if name is None else class_maps.name(merged, class_maps.find(classes, arguments[0]).id, name)
 
 
-def _split(run: Run, clusters: Sequence[int], parts: int) -> Classes:
+def _split(run: Run, classes: Classes, clusters: Sequence[int], parts: int) -> Classes:
     """Divide one cluster by the features of its objects; the new clusters get the next free ids."""
     if len(clusters) != 1:
         raise SettingsError(f"clusters split: expected one cluster id; got {' '.join(map(str, clusters))}.")
@@ -104,9 +117,9 @@ def _split(run: Run, clusters: Sequence[int], parts: int) -> Classes:
     found = class_maps.split(_features_of(run, cluster), run.settings.seed, parts, run.layout.backends.scaling)
     ids = (cluster, *range(count, count + len(found.centres) - 1))
     path = run.layout.splits_path()
-    classes = class_maps.with_split(run.classes, cluster, ids)
+    after = class_maps.with_split(classes, cluster, ids)
     save_splits(path, [*load_splits(path), ClusterSplit(cluster, ids, found.clusterer)])
-    return classes
+    return after
 
 
 def _features_of(run: Run, cluster: int, most: int = 200_000) -> np.ndarray:
@@ -152,28 +165,13 @@ def _apply(run: Run, classes: Classes, before: Classes, progress: Progress) -> N
     """Store a changed class map, let corrections follow their classes, and repaint."""
     layout = run.layout
     corrections = run.corrections
-    moved = _moved(before, classes)
+    moved = moved_classes(before, classes)
     if len(corrections) and moved:
         save_corrections(layout.corrections_path(), corrections.renumbered(moved))
     write_classes(layout, classes, touched=True)
     with closing(engine_for(run.settings.worker_count)) as engine:
         assign(layout, engine, progress)
         refresh_labels(layout, engine, progress)
-
-
-def _moved(before: Classes, after: Classes) -> dict[int, int]:
-    """Old class id -> the id its first cluster has now (255 when it was dropped), for ids that changed."""
-    now = after.of_cluster
-    still = {entry.id: entry.name for entry in after}
-    moved = {}
-    for entry in before:
-        if entry.clusters:
-            new = now.get(entry.clusters[0], IGNORE)
-            if new != entry.id:
-                moved[entry.id] = new
-        elif entry.id not in still:
-            moved[entry.id] = IGNORE
-    return moved
 
 
 # --------------------------------------------------------------------------------------------------------------- align
@@ -199,6 +197,7 @@ def align_run(
     """
     progress = progress or Silent()
     require_finished(run, "align")
+    settled(run, progress)
     with run.folder.lock(progress.say):
         clusters, classes, counts = _shared_pixels(run, Path(truth), (*ignore, IGNORE), progress)
         mapping = class_maps.align(counts, clusters, classes, match)
@@ -301,6 +300,7 @@ def import_file(run: Run, file: str | Path, *, author: str = "", progress: Progr
     """
     progress = progress or Silent()
     require_finished(run, "correct")
+    settled(run, progress)
     with run.folder.lock(progress.say):
         before = run.classes
         found = read_corrections(Path(file), run.scenes, before, run.objects, run_id=run.id, author=author)

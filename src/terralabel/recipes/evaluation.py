@@ -10,6 +10,7 @@ from terralabel.core.classes import IGNORE, Classes
 from terralabel.evaluate.labels import LabelReport, evaluate_folders, evaluate_pairs
 from terralabel.evaluate.pairing import paired_stems
 from terralabel.evaluate.segmentation import SegmentationReport, evaluate_predictions
+from terralabel.recipes.reviewed import settled
 from terralabel.recipes.run import Run, open_run, require_finished
 from terralabel.runs.folder import RunFolder
 
@@ -32,6 +33,7 @@ def evaluate_labels(
         return evaluate_folders(source, truth, ignore=ignore, match=match)
     run = source if isinstance(source, Run) else open_run(source)
     require_finished(run, "evaluate")
+    settled(run)
     pairs, only_predicted, only_true = truth_pairs(run, Path(truth))
     names = {entry.id: entry.name for entry in run.classes}
     report = evaluate_pairs(pairs, ignore=ignore, match=match, names=names if match == "none" else None)

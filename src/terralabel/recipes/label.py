@@ -34,6 +34,7 @@ from terralabel.recipes.relabel import (
     scenes_of,
     settle_classes,
 )
+from terralabel.recipes.reviewed import journal_path, settle_review
 from terralabel.recipes.run import Run, open_run
 from terralabel.recipes.settings import LabelSettings, stored
 from terralabel.recipes.stitching import LinkJob, ObjectJob, gather_objects, link_shard
@@ -96,6 +97,7 @@ def label_settings(
         _check_settings(folder, settings, overwrite)
         if why:
             progress.say(why)
+        _take_in_review(folder, progress)
         with note("ingest"):
             ingested = ingest.ingest(folder, found, settings, engine, progress, refit=overwrite)
         clusterer = make_clusterer(settings, getattr(extractor, "scaling", "standard"))
@@ -113,6 +115,15 @@ def label_settings(
         if modes := inexact_modes(settings):
             progress.say(modes)
     return open_run(out)
+
+
+def _take_in_review(folder: RunFolder, progress: Progress) -> None:
+    """What a person did in the browser, while the clusters are still those it speaks of; what cannot be taken in now waits."""
+    if journal_path(folder).is_file() and (run := open_run(folder.path)).finished:
+        try:
+            settle_review(run, progress)
+        except RunError as error:
+            progress.say(f"changes made in the browser wait: {error}")
 
 
 def estimate(sources: Sequence[str | Path], settings: LabelSettings, out: Path) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "cluster_count",
     "corrections_digest",
     "is_automatic",
+    "moved_classes",
     "paint_job",
     "read_classes",
     "refresh_labels",
@@ -140,6 +141,21 @@ def settle_classes(layout: Layout, progress: Progress) -> None:
     else:
         classes = Classes.of_clusters(cluster_count(layout))
     write_classes(layout, classes, touched=False)
+
+
+def moved_classes(before: Classes, after: Classes) -> dict[int, int]:
+    """Old class id -> the id its first cluster has now (255 when it was dropped), for ids that changed."""
+    now = after.of_cluster
+    still = {entry.id: entry.name for entry in after}
+    moved = {}
+    for entry in before:
+        if entry.clusters:
+            new = now.get(entry.clusters[0], IGNORE)
+            if new != entry.id:
+                moved[entry.id] = new
+        elif entry.id not in still:
+            moved[entry.id] = IGNORE
+    return moved
 
 
 def carried_over(old: Classes, overlap: np.ndarray, used: Collection[int] = (), *, dropped: bool = False) -> Classes:

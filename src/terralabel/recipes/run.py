@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -396,8 +397,11 @@ def export_run(run: Run | FolderRun, formats: Sequence[str], out: str | Path, pr
     progress = progress or Silent()
     if not formats:
         raise SettingsError(f"--format: expected one or more of {', '.join(registry.names('export'))}.")
+    from terralabel.recipes.reviewed import settled
+
     exporters = [registry.create("export", name) for name in formats]
     require_finished(run, "export")
+    settled(run, progress)
     written: list[Path] = []
     progress.start("export", len(exporters), "formats")
     for name, exporter in zip(formats, exporters, strict=True):
@@ -418,8 +422,10 @@ def report_run(run: Run | LabelsRun, out: Path | None = None, evaluation: Path |
         >>> page = tl.report_run(tl.open_run("run"))
     """
     from terralabel.export.report import write_report
+    from terralabel.recipes.reviewed import settled
 
     require_finished(run, "report on")
+    settled(run)
     scores = None
     if evaluation is not None:
         try:
@@ -429,5 +435,7 @@ def report_run(run: Run | LabelsRun, out: Path | None = None, evaluation: Path |
                 f"--evaluation {evaluation}: not a JSON file ({error}); make one with `terralabel evaluate labels --json`."
             ) from error
     final = out or run.path / "report.html"
-    write_report(run, final, evaluation=scores, history=run.folder.history())
+    with tempfile.TemporaryDirectory(prefix="terralabel-report-") as scratch:
+        quality = None if run.judged is None else quality_page(run.judged, Path(scratch))
+        write_report(run, final, evaluation=scores, quality=quality, history=run.folder.history())
     return final
