@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from terralabel.recipes.label import label
     from terralabel.recipes.predict import predict
     from terralabel.recipes.pretrain import pretrain
+    from terralabel.recipes.quality import quality_fit, quality_score
+    from terralabel.recipes.quality_settings import QualitySettings
     from terralabel.recipes.run import Run, export_run, open_run, report_run
     from terralabel.recipes.settings import LabelSettings
     from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings
@@ -37,6 +39,7 @@ _PUBLIC = {
     "ApplySettings": "terralabel.train.annotation.settings",
     "LabelSettings": "terralabel.recipes.settings",
     "PredictSettings": "terralabel.train.segmentation.settings",
+    "QualitySettings": "terralabel.recipes.quality_settings",
     "Run": "terralabel.recipes.run",
     "TerraLabelError": "terralabel.errors",
     "TrainSettings": "terralabel.train.segmentation.settings",
@@ -56,6 +59,8 @@ _PUBLIC = {
     "open_run": "terralabel.recipes.run",
     "predict": "terralabel.recipes.predict",
     "pretrain": "terralabel.recipes.pretrain",
+    "quality_fit": "terralabel.recipes.quality",
+    "quality_score": "terralabel.recipes.quality",
     "report_run": "terralabel.recipes.run",
     "run_experiment": "terralabel.recipes.experiment.grid",
 }
@@ -65,6 +70,7 @@ __all__ = [
     "ApplySettings",
     "LabelSettings",
     "PredictSettings",
+    "QualitySettings",
     "Run",
     "TerraLabelError",
     "TrainSettings",
@@ -84,6 +90,8 @@ __all__ = [
     "open_run",
     "predict",
     "pretrain",
+    "quality_fit",
+    "quality_score",
     "report_run",
     "run_experiment",
 ]

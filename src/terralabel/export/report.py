@@ -12,6 +12,7 @@ from typing import Any
 from terralabel.core.classes import IGNORE, ClassEntry
 from terralabel.core.files import write_text
 from terralabel.export.cards import CARDS, cards_section, class_name, overlay_section
+from terralabel.export.judged import QualityPage, quality_section
 from terralabel.export.markup import ImageBudget, bar, flatten, number, percent, table, text
 from terralabel.export.scores import scores_section
 from terralabel.export.specimens import ReportView, RunFacts, gather
@@ -30,6 +31,7 @@ def write_report(
     final: Path,
     *,
     evaluation: Mapping[str, Any] | None = None,
+    quality: QualityPage | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     crops_per_cluster: int = 12,
     overlays: int = 6,
@@ -37,7 +39,8 @@ def write_report(
     """Write the report of a run as one HTML file under 15 MB; returns `final`.
 
     Per cluster it shows up to `crops_per_cluster` typical (highest score) and as many least certain objects (a third of
-    them where a class has several clusters); `overlays` is the number of image | labels pairs; `evaluation` is what `terralabel evaluate labels --json` wrote; `history` is
+    them where a class has several clusters); `overlays` is the number of image | labels pairs; `evaluation` is what `terralabel evaluate labels --json` wrote; `quality` what is known of
+    the quality of the labels; `history` is
     one mapping per invocation (time, verb, outcome, seconds...), oldest first. Memory stays bounded: objects and rasters
     are passed over in batches and windows. Equal arguments give equal bytes. Raises `SpaceError` when the disk is full.
     """
@@ -51,6 +54,7 @@ def write_report(
     sections = [
         ("pictures", "Pictures", pictures),
         ("classes", "Classes", _class_table(shown, facts) + cards),
+        ("quality", "Quality", quality_section(run, quality, budget) if quality else ""),
         ("scores", "Scores", scores_section(evaluation) if evaluation else ""),
         ("tiles", "Tiles", _tiles_section(run, facts)),
         ("scenes", "Scenes", _scenes_section(run, facts)),
@@ -158,7 +162,10 @@ def _notes(run: ReportView, facts: RunFacts, budget: ImageBudget) -> str:
         notes.append(f"{budget.refused} pictures were left out to keep this page small.")
     if budget.unreadable:
         notes.append(f"{len(budget.unreadable)} pictures could not be read. The first: {budget.unreadable[0]}")
-    notes.append("A score says how much nearer an object is to its own cluster than to the next, not how likely it is right.")
+    if any(entry.clusters for entry in run.classes):
+        notes.append(
+            "A score says how much nearer an object is to its own cluster than to the next, not how likely it is right."
+        )
     return f'<ul class="notes">{"".join(f"<li>{text(note, 600)}</li>" for note in notes)}</ul>'
 
 

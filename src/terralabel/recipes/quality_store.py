@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,16 @@ from terralabel.recipes.quality_people import decided_by_people, load_people
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.parts import Part, read_part, write_part
 
+if TYPE_CHECKING:
+    from terralabel.export.judged import QualityPage
+
 __all__ = [
     "Judged",
     "label_hashes",
     "load_judged",
+    "load_signals",
     "load_verdicts",
+    "quality_page",
     "quality_parts",
     "save_verdicts",
 ]
@@ -64,6 +69,24 @@ def label_hashes(paths: Mapping[str, Path]) -> dict[str, str]:
 def quality_parts(folder: RunFolder) -> set[Path]:
     """The parts with verdicts; at most one, if no process was killed between two."""
     return set((folder.path / "parts" / _STAGE).glob("*.parquet"))
+
+
+def quality_page(judged: Judged, scratch: Path) -> QualityPage:
+    """What the report shows of it; the diagrams of the judge are drawn into the folder `scratch`."""
+    from terralabel.evaluate.calibration import reliability_picture, risk_coverage_picture
+    from terralabel.export.judged import QualityPage
+
+    notes = judged.notes
+    predicted, true = (np.array(column, dtype=np.float64) for column in notes.get("held_out", ((), ())))
+    pictures = []
+    if len(true):
+        pictures = [
+            ("reliability", reliability_picture(scratch / "reliability.png", predicted, true)),
+            ("risk and coverage", risk_coverage_picture(scratch / "risk_coverage.png", predicted, true)),
+        ]
+    told = [str(notes.get("judge_note", "")), str(notes.get("gate", {}).get("note", ""))]
+    lines = [line[:1].upper() + line[1:] + "." for line in (*told, *judged.lines()[1:]) if line]
+    return QualityPage(judged.verdicts, lines, pictures)
 
 
 def save_verdicts(folder: RunFolder, verdicts: Verdicts, notes: Mapping[str, Any], signals: Signals) -> Path:

@@ -422,6 +422,7 @@ def report_run(run: Run | LabelsRun, out: Path | None = None, evaluation: Path |
         >>> page = tl.report_run(tl.open_run("run"))
     """
     from terralabel.export.report import write_report
+    from terralabel.recipes.quality_store import quality_page
     from terralabel.recipes.reviewed import settled
 
     require_finished(run, "report on")
