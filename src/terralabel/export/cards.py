@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from terralabel.export import picture
 from terralabel.export.markup import ImageBudget, histogram, number, percent, text
 from terralabel.export.specimens import THUMBNAIL, ClassFacts, ReportView, RunFacts, Specimen, label_raster
 
-__all__ = ["CARDS", "cards_section", "class_name", "overlay_section", "view"]
+__all__ = ["CARDS", "PictureView", "cards_section", "class_name", "crop", "overlay_section", "view"]
 
 #: Classes that get a card with pictures; the rest stand in the table only.
 CARDS = 150
@@ -24,6 +25,14 @@ _CLUSTERS = 12
 _OVERLAY_SIZE = 720
 #: Side of the largest window that is read at once.
 _PIECE = 2048
+
+
+class PictureView(Protocol):
+    """What gives the pixels of scenes: a run, say."""
+
+    def read_rgb(self, scene_key: str, window: Window, max_size: int | None = None) -> np.ndarray:
+        """As `contracts.RunView.read_rgb`."""
+        ...
 
 
 def class_name(entry: ClassEntry) -> str:
@@ -56,7 +65,7 @@ def _read_labels(path: Path, window: Window, size: tuple[int, int]) -> np.ndarra
         return source.read(1, window=Block(window.x, window.y, window.width, window.height), out_shape=size)
 
 
-def view(run: ReportView, scene: Scene, window: Window, max_size: int) -> np.ndarray:
+def view(run: PictureView, scene: Scene, window: Window, max_size: int) -> np.ndarray:
     """A window of a scene, (h, w, 3) uint8 with no side over `max_size`; a large one is put together from small reads."""
     if window.area <= _PIECE * _PIECE:
         return run.read_rgb(scene.key, window, max_size)
@@ -115,7 +124,7 @@ def _crop_window(specimen: Specimen, scene: Scene) -> Window:
     return Window(left, top, width, height)
 
 
-def _crop(run: ReportView, specimen: Specimen, scene: Scene, rgb: tuple[int, int, int]) -> np.ndarray:
+def crop(run: PictureView, specimen: Specimen, scene: Scene, rgb: tuple[int, int, int]) -> np.ndarray:
     """The crop of one object with its outline, (h, w, 3) uint8, no side over `THUMBNAIL`."""
     window = _crop_window(specimen, scene)
     image = view(run, scene, window, THUMBNAIL)
@@ -138,7 +147,7 @@ def _sheet(run: ReportView, specimens: list[Specimen], rgb: tuple[int, int, int]
     tags = []
     for item in specimens:
         try:
-            uri = budget.uri(picture.encode_jpeg(_crop(run, item, scenes[item.scene], rgb), 76))
+            uri = budget.uri(picture.encode_jpeg(crop(run, item, scenes[item.scene], rgb), 76))
         except TerraLabelError as error:
             budget.unreadable.append(str(error))
             continue

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ImageBudget", "bar", "confusion_table", "flatten", "histogram", "number", "percent", "table", "text"]
+__all__ = ["ImageBudget", "bar", "confusion_table", "flatten", "histogram", "number", "percent", "plain", "table", "text"]
 
 
 #: Unicode classes of the invisible marks that turn the direction of writing.
@@ -19,15 +19,19 @@ _TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def text(value: Any, limit: int = 300) -> str:
-    """`value` as escaped HTML text of at most `limit` characters, in its own direction of writing.
+    """`plain` text of a value, escaped as HTML."""
+    return html.escape(plain(value, limit), quote=True)
+
+
+def plain(value: Any, limit: int = 300) -> str:
+    """`value` as text of at most `limit` characters, in its own direction of writing, that any encoding of Unicode takes.
 
     Control characters, lone surrogates (names that are no UTF-8) and marks that turn the direction of what follows
     become visible replacements.
     """
     raw = str(value)
     cut = raw if len(raw) <= limit else raw[: limit - 1] + "…"
-    shown = "".join("\N{REPLACEMENT CHARACTER}" if _is_unprintable(c) else c for c in cut)
-    return html.escape(shown, quote=True)
+    return "".join("\N{REPLACEMENT CHARACTER}" if _is_unprintable(c) else c for c in cut)
 
 
 def _is_unprintable(character: str) -> bool:

@@ -25,11 +25,14 @@ __all__ = [
     "ReportView",
     "RunFacts",
     "SceneFacts",
+    "Shelf",
     "Specimen",
     "TileFacts",
+    "by_id",
     "gather",
     "label_pixels",
     "label_raster",
+    "size_bins",
     "thumbnail",
 ]
 
@@ -62,13 +65,14 @@ class Specimen:
 
 
 @dataclass
-class _Shelf:
+class Shelf:
     """The `room` best specimens seen so far by (rank, scene, id), least rank first: the same whatever the batches."""
 
     room: int
     kept: list[tuple[tuple[float, str, int], Specimen]] = field(default_factory=list)
 
     def offer(self, objects: Objects, rows: np.ndarray, ranks: np.ndarray) -> None:
+        """Consider the objects at `rows`, whose ranks are given beside them."""
         order = np.lexsort((objects.id[rows], ranks))[: self.room]
         for row, rank in zip(rows[order], ranks[order], strict=True):
             key = (float(rank), objects.scene, int(objects.id[row]))
@@ -92,8 +96,8 @@ class _Shelf:
 class ClusterFacts:
     """Objects of one cluster inside one class, and the shelves of specimens: most typical and least certain."""
 
-    typical: _Shelf
-    uncertain: _Shelf
+    typical: Shelf
+    uncertain: Shelf
     objects: int = 0
 
 
@@ -111,7 +115,7 @@ class ClassFacts:
 
     def cluster(self, cluster_id: int) -> ClusterFacts:
         if cluster_id not in self.clusters:
-            self.clusters[cluster_id] = ClusterFacts(_Shelf(self.room), _Shelf(self.room))
+            self.clusters[cluster_id] = ClusterFacts(Shelf(self.room), Shelf(self.room))
         return self.clusters[cluster_id]
 
 
@@ -169,7 +173,7 @@ def gather(run: ReportView, room: int) -> RunFacts:
         _count_tiles(run.tiles(scene.key), facts.tiles, seen)
         for objects in run.objects(scene.key):
             seen.objects += len(objects)
-            for class_id, rows in _by_id(objects.class_id):
+            for class_id, rows in by_id(objects.class_id):
                 _count_objects(facts.classes.setdefault(class_id, ClassFacts(room)), objects, rows)
         raster = label_raster(run, scene.key)
         if raster is not None:
@@ -198,7 +202,7 @@ def _count_tiles(records: Iterable[TileRecord], total: TileFacts, scene: SceneFa
                 examples.append(str(record.key))
 
 
-def _by_id(column: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def by_id(column: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(id, rows that have it) of a column of ids, ascending."""
     order = np.argsort(column, kind="stable")
     ids, first = np.unique(column[order], return_index=True)
@@ -209,16 +213,21 @@ def _by_id(column: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def _count_objects(facts: ClassFacts, objects: Objects, rows: np.ndarray) -> None:
     score = np.nan_to_num(objects.score[rows].astype(np.float64))
-    bins = np.frexp(np.maximum(objects.area[rows], 1).astype(np.float64))[1] - 1
-    facts.sizes += np.bincount(np.minimum(bins, SIZE_BINS - 1), minlength=SIZE_BINS)
+    facts.sizes += size_bins(objects.area[rows])
     facts.objects += len(rows)
     facts.score_sum += float(score.sum())
     facts.corrected += sum(objects.status[row] != "auto" for row in rows)
-    for cluster_id, within in _by_id(objects.cluster_id[rows]):
+    for cluster_id, within in by_id(objects.cluster_id[rows]):
         cluster = facts.cluster(cluster_id)
         cluster.objects += len(within)
         cluster.typical.offer(objects, rows[within], -score[within])
         cluster.uncertain.offer(objects, rows[within], score[within])
+
+
+def size_bins(area: np.ndarray) -> np.ndarray:
+    """(SIZE_BINS,) int64: how many of the (n,) areas in pixels fall in each bin."""
+    bins = np.frexp(np.maximum(area, 1).astype(np.float64))[1] - 1
+    return np.bincount(np.minimum(bins, SIZE_BINS - 1), minlength=SIZE_BINS)
 
 
 def _specimen(objects: Objects, row: int) -> Specimen:

@@ -91,6 +91,14 @@ class Raster:
                 return self._read_rows(window)
             return self._decode(window)
 
+    def read_shrunk(self, window: Window, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `read`, but every so-manieth pixel of the window: (height, width, C) and (height, width), in memory for those only.
+
+        GDAL takes them from the file's overviews where there are some.
+        """
+        with gdal(self.path):
+            return self._decode(window, (height, width))
+
     def _read_rows(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """The window out of full-width rows that are decoded once; straight from the file when no space is left for them."""
         if self._rows is None:
@@ -105,9 +113,9 @@ class Raster:
             self._rows, self._may_keep_rows = None, False
             return self._decode(window)
 
-    def _decode(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _decode(self, window: Window, shape: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         at = RasterioWindow(window.x, window.y, window.width, window.height)
-        raw = self._dataset.read(list(self.bands), window=at)  # (C, H, W)
+        raw = self._dataset.read(list(self.bands), window=at, out_shape=shape and (len(self.bands), *shape))  # (C, H, W)
         valid = self._valid(raw, at, window)
         if self._palette is not None:
             colors = self._palette[np.minimum(raw[0], len(self._palette) - 1)]  # (H, W, C + alpha)
@@ -130,11 +138,11 @@ class Raster:
         if raw.dtype.kind in "fc":
             valid &= np.isfinite(raw).all(axis=0)
         if self._alpha is not None:
-            valid &= self._dataset.read(self._alpha, window=at) > 0
+            valid &= self._dataset.read(self._alpha, window=at, out_shape=valid.shape) > 0
         elif self._mask_band:
-            valid &= self._dataset.read_masks(self.bands[0], window=at) > 0
+            valid &= self._dataset.read_masks(self.bands[0], window=at, out_shape=valid.shape) > 0
         if self._mask_file is not None:
-            valid &= self._mask_file.read(window)[0][..., 0] > 0
+            valid &= self._mask_file._decode(window, valid.shape)[0][..., 0] > 0
         return valid
 
     def close(self) -> None:

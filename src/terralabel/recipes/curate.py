@@ -27,7 +27,16 @@ from terralabel.runs.engine import engine_for
 from terralabel.runs.parts import iterate_part, read_part
 from terralabel.runs.progress import Progress, Silent
 
-__all__ = ["ACTIONS", "Outcome", "align_run", "change_clusters", "changed_classes", "import_file"]
+__all__ = [
+    "ACTIONS",
+    "Outcome",
+    "align_run",
+    "change_clusters",
+    "changed_classes",
+    "import_file",
+    "name_shares",
+    "split_cluster",
+]
 
 
 # ------------------------------------------------------------------------------------------------------------ clusters
@@ -107,19 +116,26 @@ def _merged(classes: Classes, arguments: Sequence[str], name: str | None) -> Cla
 
 
 def _split(run: Run, classes: Classes, clusters: Sequence[int], parts: int) -> Classes:
-    """Divide one cluster by the features of its objects; the new clusters get the next free ids."""
+    """Divide one cluster by the features of its objects, and store that."""
     if len(clusters) != 1:
         raise SettingsError(f"clusters split: expected one cluster id; got {' '.join(map(str, clusters))}.")
-    (cluster,) = clusters
+    after, made = split_cluster(run, classes, clusters[0], parts)
+    path = run.layout.splits_path()
+    save_splits(path, [*load_splits(path), made])
+    return after
+
+
+def split_cluster(run: Run, classes: Classes, cluster: int, parts: int) -> tuple[Classes, ClusterSplit]:
+    """The class map after a cluster was divided by the features of its objects, and the split, which the caller stores.
+
+    The new clusters get the next free ids. Raises `InputError` for a cluster that does not exist or cannot be divided.
+    """
     count = cluster_count(run.layout)
     if not 0 <= cluster < count:
         raise InputError(f"Cluster {cluster} does not exist: this run has 0..{count - 1}.", "unknown-cluster")
     found = class_maps.split(_features_of(run, cluster), run.settings.seed, parts, run.layout.backends.scaling)
     ids = (cluster, *range(count, count + len(found.centres) - 1))
-    path = run.layout.splits_path()
-    after = class_maps.with_split(classes, cluster, ids)
-    save_splits(path, [*load_splits(path), ClusterSplit(cluster, ids, found.clusterer)])
-    return after
+    return class_maps.with_split(classes, cluster, ids), ClusterSplit(cluster, ids, found.clusterer)
 
 
 def _features_of(run: Run, cluster: int, most: int = 200_000) -> np.ndarray:
@@ -205,6 +221,23 @@ def align_run(
         _apply(run, class_maps.aligned(before, mapping, _named(classes, names)), before, progress)
     run.folder.note_history({"verb": "align", "truth": str(truth), "match": match})
     return _table(run)
+
+
+def name_shares(
+    run: Run, truth: Path, names: str | Classes, progress: Progress | None = None
+) -> dict[int, list[tuple[str, float]]]:
+    """Cluster -> the true classes it shares pixels with, as (name, share of its pixels that have truth), most first.
+
+    `truth` and `names` as of `align_run`.
+    """
+    clusters, class_ids, counts = _shared_pixels(run, truth, (IGNORE,), progress or Silent())
+    named = {entry.id: entry.name for entry in _named(class_ids, names)}
+    out = {}
+    for cluster, row in zip(clusters, counts, strict=True):
+        total = max(int(row.sum()), 1)
+        order = np.argsort(-row, kind="stable")
+        out[cluster] = [(named[class_ids[i]], float(row[i] / total)) for i in order.tolist() if row[i]]
+    return out
 
 
 def _shared_pixels(
