@@ -18,9 +18,9 @@ class Notes:
 
     name, version = "notes", "1"
 
-    def __init__(self, shift: int = 0, answers: int = 1) -> None:
+    def __init__(self, shift: int = 0, answers: int = 1, promised: float = 0.9) -> None:
         self.asked: list[tuple[bool, int]] = []
-        self.shift, self.answers = shift, answers
+        self.shift, self.answers, self.promised = shift, answers, promised
 
     def encode(self, tile: Tile) -> Encoded:
         return Encoded(tile, None)
@@ -36,7 +36,8 @@ class Notes:
                 mask[:] = False
                 mask[y - 3 : y + 4, x - 3 : x + 4] = True
             found += [mask] * self.answers
-        return Prediction(Masks.from_arrays(found, encoded.tile.size), self.answers)
+        promised = np.full(len(found), 0.5 if points is None else self.promised, np.float32)
+        return Prediction(Masks.from_arrays(found, encoded.tile.size, predicted_iou=promised), self.answers)
 
 
 def scene() -> tuple[Tile, np.ndarray]:
@@ -65,6 +66,15 @@ def test_a_mask_that_misses_the_point_is_asked_again_with_it():
     assert found.by_point.all()
     assert found.masks.area.tolist() == [49, 49]
     assert np.abs(found.points - 64).max() < 2
+
+
+def test_an_answer_that_promises_less_is_not_taken():
+    tile, box = scene()
+    promptable = Notes(shift=40, promised=0.4)
+    found = referred_masks(promptable, tile, box, refine=False)
+    assert promptable.asked == [(False, 1), (True, 1)]
+    assert not found.by_point.any()
+    assert found.masks.area[0] == 62 * (128 - 73)
 
 
 @pytest.mark.parametrize(("point", "asked"), [("always", [(True, 1)]), ("off", [(False, 1)])])

@@ -4,7 +4,8 @@
     mask = refine_boundary(mask)
 
 The paper asks with box and point always. A point that the box's own mask holds says nothing new, and on `nano` and `tree` it cost
-more than it gave, so here it speaks only where it was missed; `point="always"` is the paper's way.
+more than it gave. So here it speaks only where it was missed, and is heard if the promptable promises a better mask with it;
+`point="always"` is the paper's way.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def referred_masks(
 ) -> Referred:
     """The masks of the boxes `xyxy` (n, 4) in tile pixels, in their order; `batch` are prompted at once.
 
-    `point`: "missed" asks again with box and foreground point where the box's mask does not hold the point, "always" asks with
-    both only, "off" with the box only. `refine` redraws boundaries. Invalid pixels belong to no mask. The scores of the
+    `point`: "missed" asks again with box and foreground point where the box's mask does not hold the point, and takes the answer
+    if its predicted IoU is higher; "always" asks with both only, "off" with the box only. `refine` redraws boundaries. Invalid pixels belong to no mask. The scores of the
     promptable stay with its masks. `ContractError` when it gives another number of masks than it was asked for.
     """
     count = len(xyxy)
@@ -69,8 +70,11 @@ def referred_masks(
     else:
         before, asked = _answers(promptable, encoded, boxes, None, batch), np.zeros(0, dtype=np.int64)
     if point == "missed":
-        asked = np.flatnonzero(~_holds(before, points))
-        before = _replaced(before, asked, _answers(promptable, encoded, boxes[asked], points[asked], batch))
+        missed = np.flatnonzero(~_holds(before, points))
+        others = _answers(promptable, encoded, boxes[missed], points[missed], batch)
+        better = others.predicted_iou > before.predicted_iou[missed]
+        asked = missed[better]
+        before = _replaced(before, asked, others.select(better))
     before = before.within(tile.valid)
     masks, refined = _redrawn(before, picture, boxes, tile.valid) if refine else (before, np.zeros(count, dtype=bool))
     return Referred(masks, before, points, np.isin(np.arange(count), asked), refined)
