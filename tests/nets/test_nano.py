@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from terralabel.errors import WeightsError  # noqa: E402
 from terralabel.nets.nano.network import NanoNet, prompt_channels  # noqa: E402
-from terralabel.nets.nano.shipped import SHA256, SHIPPED, load_network, write_network  # noqa: E402
+from terralabel.nets.nano.shipped import SHA256, SHIPPED, load_network, read_network, write_network  # noqa: E402
 from terralabel.nets.nano.windows import MIPS, around, cell_centres, mip_level, mips, sample, sample_mips  # noqa: E402
 
 
@@ -64,6 +64,15 @@ def test_shipped_file_is_small_and_checked(tmp_path: Path) -> None:
     damaged.write_bytes(bytes(data))
     with pytest.raises(WeightsError, match="damaged"):
         load_network(damaged, SHA256)
+
+
+def test_large_variances_stay_what_they_are(tmp_path: Path) -> None:
+    net = NanoNet()
+    variances = net.pyramid.smooth[2][1].running_var  # type: ignore[index]
+    variances.fill_(250_000.0)  # type: ignore[operator]
+    write_network(net.state_dict(), tmp_path / "a.safetensors")
+    stored = read_network(tmp_path / "a.safetensors")[0].state_dict()["pyramid.smooth.2.1.running_var"]
+    assert torch.equal(stored, torch.full_like(stored, 250_000.0))
 
 
 def test_file_holds_the_network_in_half_precision(tmp_path: Path) -> None:

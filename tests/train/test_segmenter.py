@@ -16,10 +16,13 @@ torch = pytest.importorskip("torch")
 
 from terralabel.imagery.collage import paint_collage  # noqa: E402
 from terralabel.nets.mobilenet import MobileNetV2  # noqa: E402
+from terralabel.nets.nano.shipped import SHIPPED, read_network  # noqa: E402
+from terralabel.train import sources as module  # noqa: E402
 from terralabel.train.losses import _around, _cells, _window_boxes, box_iou, true_grid  # noqa: E402
-from terralabel.train.pictures import flood, held_out, labelled  # noqa: E402
+from terralabel.train.pictures import BUILDING, GENERATED, Picture, flood, held_out, labelled, mosaic, scenes, waters  # noqa: E402
 from terralabel.train.prompts import BOX, POINT, Batch, draw  # noqa: E402
-from terralabel.train.segmenter import Plan, Training, read_sources, train  # noqa: E402
+from terralabel.train.segmenter import Plan, Training, train  # noqa: E402
+from terralabel.train.sources import read_sources  # noqa: E402
 
 PLAN = Plan(steps=3, side=64, prompts=3, collages=3, thaw=0.3, thaw_from=16)
 
@@ -66,7 +69,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sources(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """All pictures to learn from."""
-    return read_sources(data, tmp_path_factory.mktemp("cache"), PLAN)
+    return read_sources(data, tmp_path_factory.mktemp("cache"), PLAN.collages, PLAN.seed)
 
 
 def test_a_third_is_held_out_and_never_read(data: Path) -> None:
@@ -171,7 +174,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data: Path, encoder: Path, 
     parts.mkdir()
     for name in ("pictures.npz", "collages.npz"):
         shutil.copy(whole / name, parts / name)
-    sources = read_sources(data, parts, PLAN)
+    sources = read_sources(data, parts, PLAN.collages, PLAN.seed)
     interrupted.advance(sources)
     torch.save(interrupted.state(), parts / "checkpoint.pt")
     resumed = train(data, encoder, parts, PLAN, save_every=1)
@@ -193,3 +196,63 @@ def test_the_encoder_learns_late_and_the_heads_at_once(sources: dict, encoder: P
             ]
         )
     assert moved == [[True, False, False], [True, False, False], [True, True, False]]
+
+
+def test_training_goes_on_from_a_network_and_its_own_masks(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def with_something(picture: Picture, weights: Path) -> Picture:
+        asked.append(weights)
+        return replace(picture, ids=np.concatenate([picture.ids[:1], np.ones_like(picture.ids[1:])]))
+
+    monkeypatch.setattr(module, "with_own_masks", with_something)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    straight = train(data, encoder, whole, PLAN, start=SHIPPED, save_every=1)
+    shipped, learned = (read_network(path)[0].state_dict() for path in (SHIPPED, straight))
+    moved = [float((learned[key] - value).abs().max()) for key, value in shipped.items() if key.endswith("weight")]
+    assert 0 < max(moved) < 0.1  # three small steps from where it began, not from the encoder's
+    shutil.copytree(whole, parts, ignore=lambda *_: ["checkpoint.pt", "nano.safetensors"])
+    begun, sources = Training(PLAN, encoder, SHIPPED), read_sources(data, parts, PLAN.collages, PLAN.seed, SHIPPED)
+    assert len(asked) == sum(len(sources[name]) for name in ("buildings", "fields", "unlabelled", "flood"))
+    assert (sources["unlabelled"][0].ids[1:] == 1).all()
+    begun.advance(sources)
+    torch.save(begun.state(), parts / "checkpoint.pt")
+    assert train(data, encoder, parts, PLAN, start=SHIPPED, save_every=1).read_bytes() == straight.read_bytes()
+
+
+def test_generated_things_have_kinds(sources: dict, tmp_path: Path) -> None:
+    assert all(picture.kinds == (BUILDING,) for picture in sources["buildings"])
+    pictures = scenes(3, 0, tmp_path / "scenes.npz", side=96)
+    assert [picture.finished for picture in pictures] == [False, False, True]
+    for picture in pictures:
+        assert len(picture.kinds) == picture.ids[0].max() + 1 and picture.true == 1
+        assert {GENERATED + k for k in range(1, 7)} >= set(picture.kinds[1:])
+        for number in range(1, len(picture.kinds)):
+            assert (picture.ids[0] == number).sum() >= 64 and picture.shows(0, number) == picture.kinds[number]
+        assert picture.shows(1, 1) == 0
+    assert (pictures[2].pixels == pictures[2].pixels[..., :1]).all()
+    again = scenes(3, 0, tmp_path / "scenes.npz", side=96)
+    np.testing.assert_array_equal(again[1].ids, pictures[1].ids)
+    assert [p.kinds for p in waters(2, 0, tmp_path / "waters.npz")] == [(GENERATED + 3,)] * 2
+
+
+def test_a_view_of_a_finished_picture_keeps_its_values(tmp_path: Path) -> None:
+    picture = waters(1, 0, tmp_path / "waters.npz")[0]
+    batch = draw([(picture, 1.0, 1.0)], 128, 4, np.random.default_rng(5))
+    assert (batch.pixels[0] == batch.pixels[0][:1]).all()
+    assert (batch.what == GENERATED + 3).all()
+
+
+def test_a_mosaic_is_four_pictures_with_all_their_instances(sources: dict) -> None:
+    four = [sources["buildings"][k % len(sources["buildings"])] for k in range(4)]
+    whole = mosaic(four, np.random.default_rng(1))
+    height, width = four[0].ids.shape[1:]
+    assert whole.pixels.shape == (2 * height, 2 * width, 3) and whole.kinds == four[0].kinds
+    counts = [len(np.unique(picture.ids[picture.ids > 0])) for picture in four]
+    assert len(np.unique(whole.ids[whole.ids > 0])) == sum(counts)
+    corner = whole.ids[0, :height, :width]
+    turned = [np.rot90(four[0].pixels, k) for k in range(4)]
+    assert any((whole.pixels[:height, :width] == one).all() for one in turned)
+    assert (corner > 0).sum() == (four[0].ids[0] > 0).sum()

@@ -10,6 +10,7 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, in
 
 from terralabel.nets.nano.network import STRIDE, NanoNet, prompt_channels
 from terralabel.nets.nano.windows import around, cell_centres
+from terralabel.train.contrast import contrast
 from terralabel.train.prompts import BOX, MASK, POINT, Batch
 
 __all__ = ["Losses", "box_iou", "losses", "true_grid"]
@@ -32,8 +33,9 @@ class Losses:
     parts: dict[str, float]
 
 
-def losses(net: NanoNet, batch: Batch, grid: int, seed: int) -> Losses:
-    """All losses of one batch; `seed` decides how rough masks are made rough."""
+def losses(net: NanoNet, batch: Batch, grid: int, seed: int, contrasted: float = 0.0) -> Losses:
+    """All losses of one batch; `seed` decides how rough masks are made rough, and the second view that features are contrasted with,
+    where that loss has a weight."""
     t = {key: torch.from_numpy(value) for key, value in vars(batch).items()}
     seen = net.encode(t["pixels"].contiguous(memory_format=torch.channels_last))
     points = t["points"][:, :, 0]
@@ -47,6 +49,7 @@ def losses(net: NanoNet, batch: Batch, grid: int, seed: int) -> Losses:
         torch.cat([at_points.weight * _POINT_WEIGHT, at_cells.weight], 1),
         t["sure_layers"],
     )
+    asked = t
     boxes, sure, aimed, t = _window_boxes(guesses.detach(), t, at_points, seed)
     windows = around(boxes)
     target, missing = true_grid(t["ids"], windows, t["layer"], t["number"], t["area"], grid)
@@ -65,6 +68,9 @@ def losses(net: NanoNet, batch: Batch, grid: int, seed: int) -> Losses:
     }
     parts |= {"mask": float(mask_loss.detach().mean()), "guess": float(guess_loss.detach()), "fit": float(fit_loss.detach())}
     parts["off"] = float((expected.detach().sigmoid() - overlap).abs().mean())
+    if contrasted:
+        apart = contrast(net, seen, asked, seed)
+        total, parts["contrast"] = total + contrasted * apart, float(apart.detach())
     return Losses(total, parts)
 
 

@@ -28,7 +28,7 @@ class Batch:
     """`b` pictures with `n` prompts each, as numpy arrays.
 
     pixels (b, 3, s, s) float32 in [-1, 1]; sizes (b, 2) int64 (h, w) of what is picture; ids (b, LAYERS, s, s) int32;
-    layer, number (b, n) the instance; kind (b, n); true (b, n) whether the instance is no guess;
+    layer, number (b, n) the instance; kind (b, n); true (b, n) whether the instance is no guess; what (b, n) what it shows, 0 unknown;
     box (b, n, 4) float32 the instance's own; given (b, n, 4) the box of the prompt; points (b, n, 3, 2), labels (b, n, 3);
     area (b, n) pixels; sure_layers (b,) how many of the first layers hold no guesses;
     boxes (b, LAYERS, m, 4), areas (b, LAYERS, m) of all instances by their numbers, NaN and 0 where there is none.
@@ -41,6 +41,7 @@ class Batch:
     number: np.ndarray
     kind: np.ndarray
     true: np.ndarray
+    what: np.ndarray
     box: np.ndarray
     given: np.ndarray
     points: np.ndarray
@@ -63,6 +64,7 @@ def draw(pictures: list[tuple[Picture, float, float]], side: int, count: int, rn
             continue
         flat = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1
         flat[:, size[0] :], flat[:, :, size[1] :] = 0, 0
+        row["what"] = np.array([picture.shows(*key) for key in zip(row["layer"], row["number"], strict=True)])
         rows.append({"pixels": flat, "sizes": np.array(size), "sure_layers": np.array(picture.true), "ids": ids, **row})
     most = max(row["areas"].shape[1] for row in rows)
     for row in rows:
@@ -93,7 +95,8 @@ def _changed(
         view, ids = view[:, ::-1], ids[:, :, ::-1]
     size = (view.shape[0], view.shape[1])
     out, marks = np.zeros((side, side, 3), np.uint8), np.zeros((LAYERS, side, side), np.int32)
-    out[: size[0], : size[1]] = degrade(rng, np.ascontiguousarray(view), _RADAR if picture.true == 2 else 0.12)
+    view = np.ascontiguousarray(view)
+    out[: size[0], : size[1]] = view if picture.finished else degrade(rng, view, _RADAR if picture.true == 2 else 0.12)
     marks[:, : size[0], : size[1]] = ids
     return out, marks, size
 

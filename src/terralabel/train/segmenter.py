@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,17 +22,16 @@ from torch import Tensor, nn
 from terralabel.core.files import atomic_path
 from terralabel.nets.mobilenet import load_mobilenet_v2
 from terralabel.nets.nano.network import NanoNet
-from terralabel.nets.nano.shipped import write_network
+from terralabel.nets.nano.shipped import read_network, write_network
 from terralabel.train.losses import losses
-from terralabel.train.pictures import Picture, collages, flood, labelled, unlabelled, with_stable_masks
+from terralabel.train.pictures import Picture
 from terralabel.train.prompts import draw
+from terralabel.train.sources import chosen, read_sources
 
 __all__ = ["Plan", "main", "train"]
 
-#: (source, pictures of a batch, least and most scale). `fields` is read at half its size.
-_MIX = (("buildings", 3, 0.45, 2.2), ("fields", 2, 0.45, 1.6), ("collages", 2, 0.6, 2.2), ("unlabelled", 1, 0.4, 1.5))
-#: Every so many steps the unlabelled picture is one of the flood, and the decoder's grid is another.
-_FLOOD_EVERY, _GRIDS = 2, (32, 32, 24, 32, 32, 48)
+#: Step by step, the decoder's grid.
+_GRIDS = (32, 32, 24, 32, 32, 48)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class Plan:
     thaw       the share of the steps after which the encoder's blocks from `thaw_from` on learn, too, at a tenth of the rate
     side       pixels of a view, multiple of 64
     prompts    prompts a picture
-    collages   generated pictures to draw from
+    collages   generated pictures to draw from; half as many waters and a quarter as many painted scenes
+    contrast   weight of the loss that makes features of like things alike
     """
 
     steps: int = 4300
@@ -58,6 +57,7 @@ class Plan:
     side: int = 256
     prompts: int = 12
     collages: int = 800
+    contrast: float = 0.1
 
     def rate_at(self, step: int) -> float:
         """Up over 50 steps, level, then down along a cosine."""
@@ -66,52 +66,17 @@ class Plan:
         return self.rate * min(1.0, (step + 1) / 50) * cooled
 
 
-def read_sources(data: Path, cache: Path, plan: Plan) -> dict[str, list[Picture]]:
-    """All pictures to learn from, with the stable masks of the hierarchy; kept beside the run, as they take minutes."""
-    stored = cache / "pictures.npz"
-    if not stored.exists():
-        _write_sources(data, stored)
-    found: dict[str, list[Picture]] = {"buildings": [], "fields": [], "unlabelled": [], "flood": []}
-    with np.load(stored) as file:
-        for key in sorted(name for name in file.files if name.endswith("/pixels")):
-            source, number, _ = key.split("/")
-            ids = file[f"{source}/{number}/ids"].astype(np.int32)
-            found[source].append(Picture(file[key], ids, 0 if source == "unlabelled" else 1))
-    found["collages"] = collages(plan.collages, plan.seed, cache / "collages.npz")
-    return found
-
-
-def _write_sources(data: Path, stored: Path) -> None:
-    arrays: dict[str, np.ndarray] = {}
-    for source, picture in _real_pictures(data):
-        key = f"{source}/{len(arrays) // 2:05d}"
-        arrays[f"{key}/pixels"], arrays[f"{key}/ids"] = picture.pixels, picture.ids.astype(np.uint16)
-    with atomic_path(stored) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def _real_pictures(data: Path) -> Iterator[tuple[str, Picture]]:
-    for folder in ("oam-buildings", "oam-buildings-multi/area1"):
-        for pixels, ids in labelled(data / folder):
-            yield "buildings", with_stable_masks(pixels, ids)
-    for pixels, ids in labelled(data / "fields", 0.5):
-        yield "fields", with_stable_masks(pixels, ids)
-    for folder in ("boxes-aerial", "coarse-s2"):
-        for pixels in unlabelled(data / folder):
-            yield "unlabelled", with_stable_masks(pixels, None)
-    for pixels, ids in flood(data / "sen1floods11"):
-        yield "flood", with_stable_masks(pixels, ids)
-
-
 class Training:
     """The network, its optimiser and its slow average, at some step."""
 
-    def __init__(self, plan: Plan, encoder: Path) -> None:
+    def __init__(self, plan: Plan, encoder: Path, start: Path | None = None) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.step, self.cpu = plan, 0, 0.0
         self.net = NanoNet()
         self.net.encoder.load_state_dict({k.removeprefix("features."): v for k, v in load_mobilenet_v2(encoder).state_dict().items()
                                           if k.startswith("features.") and int(k.split(".")[1]) < len(self.net.encoder)})  # fmt: skip
+        if start is not None:
+            self.net = read_network(start)[0]
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         heads = [p for name, p in self.net.named_parameters() if not name.startswith("encoder.")]
         late = [p for block in self.net.encoder[plan.thaw_from :] for p in block.parameters()]
@@ -124,16 +89,12 @@ class Training:
         plan, rng = self.plan, np.random.default_rng([self.plan.seed, self.step])
         if self.step >= plan.thaw * plan.steps:
             self.net.encoder[plan.thaw_from :].requires_grad_(True)
-        pictures = [
-            (sources[name][int(rng.integers(len(sources[name])))], least, most)
-            for name, count, least, most in self._mix()
-            for _ in range(count)
-        ]
+        pictures = chosen(sources, self.step, rng)
         batch = draw(pictures, plan.side, plan.prompts, rng)
         for group, factor in zip(self.optimiser.param_groups, (1.0, 0.1), strict=True):
             group["lr"] = plan.rate_at(self.step) * factor
         self.net.train()
-        found = losses(self.net, batch, _GRIDS[self.step % len(_GRIDS)], self.step)
+        found = losses(self.net, batch, _GRIDS[self.step % len(_GRIDS)], self.step, plan.contrast)
         self.optimiser.zero_grad(set_to_none=True)
         found.total.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
@@ -142,11 +103,6 @@ class Training:
         self._follow()
         self.step += 1
         return {"loss": float(found.total.detach()), "norm": float(norm), **found.parts}
-
-    def _mix(self) -> tuple[tuple[str, int, float, float], ...]:
-        if self.step % _FLOOD_EVERY:
-            return _MIX
-        return tuple(("flood" if name == "unlabelled" else name, *rest) for name, *rest in _MIX)  # type: ignore[misc]
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -175,11 +131,14 @@ class Training:
         return dict(self.average)
 
 
-def train(data: Path, encoder: Path, out: Path, plan: Plan, *, save_every: int = 50, log_every: int = 10) -> Path:
-    """Train to the plan's last step, going on from `out`'s checkpoint where there is one; returns the network's file."""
+def train(
+    data: Path, encoder: Path, out: Path, plan: Plan, *, start: Path | None = None, save_every: int = 50, log_every: int = 10
+) -> Path:
+    """Train to the plan's last step, going on from `out`'s checkpoint where there is one, or else from the network's file `start`,
+    whose own stable masks are learned from, too; returns the network's file."""
     out.mkdir(parents=True, exist_ok=True)
-    sources = read_sources(data, out, plan)
-    training, checkpoint, network = Training(plan, encoder), out / "checkpoint.pt", out / "nano.safetensors"
+    sources = read_sources(data, out, plan.collages, plan.seed, start)
+    training, checkpoint, network = Training(plan, encoder, start), out / "checkpoint.pt", out / "nano.safetensors"
     if checkpoint.exists():
         training.restore(checkpoint)
     began, cpu, before = time.time(), time.process_time(), training.cpu
@@ -207,11 +166,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the training data")
     parser.add_argument("--encoder", type=Path, required=True, help="ImageNet weights of MobileNetV2 (npz)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an unfinished one is gone on with")
+    parser.add_argument("--start", type=Path, help="a trained network's file to begin with, and to take stable masks from")
     for name, value in asdict(Plan()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
     plan = Plan(**{name: getattr(options, name) for name in asdict(Plan())})
-    print(train(options.data, options.encoder, options.out, plan))
+    print(train(options.data, options.encoder, options.out, plan, start=options.start))
 
 
 if __name__ == "__main__":

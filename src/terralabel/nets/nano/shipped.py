@@ -1,4 +1,4 @@
-"""The network's file: float16 safetensors, checked by its sha256 before it is used. Read without torch."""
+"""The network's file: safetensors, checked by its sha256 before it is used. Read without torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from terralabel.nets.nano.network import NanoNet
 
-__all__ = ["SHA256", "SHIPPED", "load_network", "read_weights", "write_network"]
+__all__ = ["SHA256", "SHIPPED", "load_network", "read_network", "read_weights", "write_network"]
 
 #: The file in the package, and what it holds.
 SHIPPED = Path(__file__).with_name("nano.safetensors")
@@ -25,11 +25,11 @@ SHA256 = "32ca0f4731a3850eeec7e7849743595b60804447f15042512e3636c734bf9e1b"
 
 
 def write_network(state: dict[str, Tensor], path: Path) -> str:
-    """Write a state dict in float16; returns the file's sha256."""
+    """Write a state dict; returns the file's sha256. Float16, but for what batch norm measured: a variance may exceed its range."""
     from safetensors.torch import save
 
     stored = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
+        key: (value.half() if value.is_floating_point() and "running_" not in key else value).contiguous()
         for key, value in sorted(state.items())
         if not key.endswith("num_batches_tracked")
     }
@@ -65,7 +65,15 @@ def read_weights(path: Path = SHIPPED, sha256: str | None = None) -> tuple[dict[
 
 
 def load_network(path: Path = SHIPPED, sha256: str | None = None) -> tuple[NanoNet, str]:
-    """The network of torch in evaluation mode with float32 weights, and its file's sha256; errors as in `read_weights`."""
+    """The network of torch in evaluation mode, batch norm folded away, and its file's sha256; errors as in `read_weights`."""
+    import torch
+
+    net, found = read_network(path, sha256)
+    return _folded(net.eval().requires_grad_(False)).to(memory_format=torch.channels_last), found  # type: ignore[call-overload]
+
+
+def read_network(path: Path = SHIPPED, sha256: str | None = None) -> tuple[NanoNet, str]:
+    """The network of torch as it was trained, with float32 weights, and its file's sha256; errors as in `read_weights`."""
     import torch
 
     from terralabel.nets.nano.network import NanoNet
@@ -75,7 +83,7 @@ def load_network(path: Path = SHIPPED, sha256: str | None = None) -> tuple[NanoN
     wanted = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
     compare_keys(arrays, wanted, f"{path} as the network of masks nano")
     net.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()}, strict=False)
-    return _folded(net.eval().requires_grad_(False)).to(memory_format=torch.channels_last), found  # type: ignore[call-overload]
+    return net, found
 
 
 def _folded(net: NanoNet) -> NanoNet:
