@@ -166,6 +166,8 @@ def _notes(run: ReportView, facts: RunFacts, budget: ImageBudget) -> str:
         notes.append(
             "A score says how much nearer an object is to its own cluster than to the next, not how likely it is right."
         )
+    if not notes:
+        return ""
     return f'<ul class="notes">{"".join(f"<li>{text(note, 600)}</li>" for note in notes)}</ul>'
 
 

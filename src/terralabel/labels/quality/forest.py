@@ -12,7 +12,7 @@ from terralabel.errors import InputError
 
 __all__ = ["Forest", "fit_forest"]
 
-_TREES, _LEAVES, _FEW = 80, 24, 3
+_TREES, _LEAVES, _FEW = 50, 24, 3
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ __all__ = ["REJECT", "Gate", "Promise", "gate_for_promise", "gate_for_share", "p
 
 #: A label whose expected IoU is lower is rejected: drawing it anew is less work than mending it.
 REJECT = 0.5
-#: How sure a promise is, one-sided, and the fewest held-out labels it may rest on.
-_SURE, _FEWEST = 0.9, 10
+#: The one-sided bound of each gate, and the fewest held-out labels it may rest on. The best of many gates is taken, so that a
+#: bound of 95 % makes a promise of about 90 %.
+_SURE, _FEWEST = 0.95, 10
 #: The least spread of true IoU that is believed: a handful of equal values says little of the next.
 _LEAST_SPREAD = 0.02
 _PROMISE = re.compile(r"\s*(?:mean\s+iou|miou)\s*>=\s*(\d*\.?\d+)\s*(%?)\s*", re.IGNORECASE)
@@ -87,7 +88,7 @@ def gate_for_promise(
 ) -> Gate:
     """The gate that accepts the most labels and keeps the promise, by (n,) held-out scores and what was true of them.
 
-    The mean true IoU of those accepted must reach the promise with 90 % certainty (a one-sided t bound, whose error counts pictures, not
+    The mean true IoU of those accepted must reach the promise with 90 % certainty (by a t bound whose error counts pictures, not
     labels, where `pictures` (n,) says which belong together). Nothing is accepted where no gate does. It holds for labels like
     those it was set on, and on average: a single label may be worse.
     """
@@ -109,7 +110,7 @@ def gate_for_promise(
 
 
 def _surely(true: np.ndarray, group: np.ndarray) -> float:
-    """The lower end of what the mean of (n,) values is with 90 % certainty; values of one group are no more than one witness."""
+    """The lower end of what the mean of (n,) values surely is; values of one group are no more than one witness."""
     from scipy.stats import t
 
     n, mean = len(true), float(true.mean())

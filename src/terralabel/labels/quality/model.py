@@ -18,7 +18,7 @@ __all__ = ["FEWEST", "FOREST_FROM", "WEIGHTS", "Model", "fit_model", "folds_of",
 #: Units, and pictures, with truth below which nothing is fitted: rules only.
 FEWEST, FEWEST_PICTURES = 12, 4
 #: Units from which a forest is tried.
-FOREST_FROM = 40
+FOREST_FROM = 24
 _FOLDS = 5
 #: The rules: a mean of those signals that lie in [0, 1], weighted; what is not known is left out.
 WEIGHTS: dict[str, float] = {
