@@ -8,7 +8,7 @@ ALPS, equations 2 and 3, for the area; SAM's automatic mask generator for the re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,9 @@ __all__ = [
     "quality_gate",
     "stability_gate",
 ]
+
+#: Pairs of masks, and pieces of masks, that are compared at once.
+_PAIRS_AT_ONCE, _PIECES_AT_ONCE = 1 << 19, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -95,54 +98,93 @@ def drop_duplicates(
     return _keep(best_first, alive, "duplicate")
 
 
-def distinct_boxes(bbox: np.ndarray, threshold: float) -> np.ndarray:
-    """Greedy suppression of (n, 4) int xywh boxes in order, best first; (n,) bool of those that stay."""
+def distinct_boxes(bbox: np.ndarray, threshold: float, most: int | None = None) -> np.ndarray:
+    """Greedy suppression of (n, 4) int xywh boxes in order, best first; (n,) bool of those that stay, the first `most` of them."""
     left, top, width, height = bbox.T.astype(np.float32)
-    right, bottom = left + np.maximum(width - 1, 0), top + np.maximum(height - 1, 0)  # SAM's boxes end on the last pixel
-    area = (right - left) * (bottom - top)
-    alive = np.ones(len(bbox), dtype=bool)
-    for i in range(len(bbox)):
-        if not alive[i]:
-            continue
-        rest = i + 1 + np.flatnonzero(alive[i + 1 :])
-        across = np.maximum(np.minimum(right[i], right[rest]) - np.maximum(left[i], left[rest]), 0)
-        down = np.maximum(np.minimum(bottom[i], bottom[rest]) - np.maximum(top[i], top[rest]), 0)
-        common = across * down
+    corners = left, top, left + np.maximum(width - 1, 0), top + np.maximum(height - 1, 0)  # SAM's boxes end on the last pixel
+    area = (corners[2] - left) * (corners[3] - top)
+    chosen: list[int] = []
+    rest = np.arange(len(bbox))
+    while rest.size and (most is None or len(chosen) < most):
+        best, rest = rest[0], rest[1:]
+        chosen.append(int(best))
+        x0, y0, x1, y1 = (side[rest] for side in corners)
+        across = np.maximum(np.minimum(corners[2][best], x1) - np.maximum(left[best], x0), 0)
+        common = across * np.maximum(np.minimum(corners[3][best], y1) - np.maximum(top[best], y0), 0)
         with np.errstate(invalid="ignore"):  # two boxes of one pixel: 0 / 0 is no overlap, as in torchvision
-            iou = common / (area[i] + area[rest] - common)
-        alive[rest[iou.astype(np.float64) > threshold]] = False
+            iou = common / (area[best] + area[rest] - common)
+        rest = rest[~(iou.astype(np.float64) > threshold)]
+    alive = np.zeros(len(bbox), dtype=bool)
+    alive[chosen] = True
     return alive
 
 
 def _distinct_pixels(masks: Masks, alive: np.ndarray, threshold: float) -> np.ndarray:
     """As `distinct_boxes`, by the masks' own pixels, among the masks that are `alive`."""
     alive = alive.copy()
-    owner, first, stop = rle.intervals(masks.runs, masks.offsets)
-    begin = np.searchsorted(owner, np.arange(len(masks) + 1))
-    for i in range(len(masks)):
-        rest = i + 1 + np.flatnonzero(alive[i + 1 :]) if alive[i] else np.zeros(0, dtype=np.int64)
-        # masks of very unequal area cannot overlap enough
-        rest = rest[np.minimum(masks.area[i], masks.area[rest]) > threshold * np.maximum(masks.area[i], masks.area[rest])]
-        rest = rest[_boxes_meet(masks.bbox[i], masks.bbox[rest])]
-        if not rest.size:
-            continue
-        pieces = np.concatenate([np.arange(begin[j], begin[j + 1]) for j in rest])
-        common = _covered(masks.code(i), stop[pieces]) - _covered(masks.code(i), first[pieces])
-        common = np.bincount(owner[pieces], common, len(masks))[rest]
-        alive[rest[common > threshold * (masks.area[i] + masks.area[rest] - common)]] = False
+    first, second = _alike(masks, np.flatnonzero(alive), threshold)
+    for i in np.lexsort((second, first)):
+        if alive[first[i]]:
+            alive[second[i]] = False
     return alive
 
 
-def _covered(code: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """How many pixels of a mask lie before each column-major position: linear between the ends of its runs, so exact."""
-    edges = np.concatenate([[0], np.cumsum(code, dtype=np.int64)])
-    ones = np.where(np.arange(len(code)) % 2 == 1, code, 0)
-    return np.interp(position, edges, np.concatenate([[0], np.cumsum(ones, dtype=np.int64)]))
+def _alike(masks: Masks, which: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """(first, second), first < second: the pairs among the masks `which` (k,) whose IoU is over the threshold."""
+    found = [np.zeros((2, 0), np.int64)]
+    pieces = np.diff(masks.offsets)
+    for pairs in _perhaps_alike(masks.area[which], masks.bbox[which], threshold):
+        ordered = np.sort(which[pairs], axis=0)
+        batch = np.cumsum(pieces[ordered[1]]) // _PIECES_AT_ONCE
+        for number in np.unique(batch):
+            first, second = some = ordered[:, batch == number]
+            common = _shared(masks, first, second)
+            found.append(some[:, common > threshold * (masks.area[first] + masks.area[second] - common)])
+    first, second = np.concatenate(found, 1)
+    return first, second
 
 
-def _boxes_meet(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    ends, all_ends = box[:2] + box[2:], boxes[:, :2] + boxes[:, 2:]
-    return np.all(np.minimum(ends, all_ends) > np.maximum(box[:2], boxes[:, :2]), axis=1)
+def _perhaps_alike(area: np.ndarray, bbox: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
+    """(2, p) pairs of masks whose areas and boxes (n, 4) xywh allow an IoU over the threshold, in batches."""
+    order = np.argsort(area, kind="stable")
+    order = order[area[order] > 0]
+    rising = area[order].astype(np.float64)
+    # masks of very unequal area cannot overlap enough
+    stop = np.searchsorted(rising, rising / max(threshold, 1e-9) * (1 + 1e-9), side="right")
+    pairs = np.maximum(stop - np.arange(len(order)) - 1, 0)
+    low, high = bbox[:, :2].astype(np.int64), (bbox[:, :2] + bbox[:, 2:]).astype(np.int64)
+    batch = np.cumsum(pairs) // _PAIRS_AT_ONCE
+    for number in np.unique(batch[pairs > 0]):
+        smaller = np.flatnonzero((batch == number) & (pairs > 0))
+        count = pairs[smaller]
+        place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        one, other = order[np.repeat(smaller, count)], order[np.repeat(smaller + 1, count) + place]
+        sides = np.minimum(high[one], high[other]) - np.maximum(low[one], low[other])
+        most = np.minimum(np.maximum(sides, 0).prod(1), area[one])  # pixels that they can share; `one` is the smaller
+        near = most * (1 + threshold) >= threshold * (area[one] + area[other]) * (1 - 1e-9)
+        near &= most > 0
+        yield np.stack([one[near], other[near]])
+
+
+def _shared(masks: Masks, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pixels that the masks of each pair have in common, (p,) float64, exact.
+
+    How many pixels of a mask lie before a position is linear between the ends of its runs; all masks stand one behind the other.
+    """
+    pixels = masks.size[0] * masks.size[1]
+    involved, place = np.unique(np.concatenate([first, second]), return_inverse=True)
+    some = masks.select(involved)
+    one, other = place[: len(first)], place[len(first) :]
+    owner, start, stop = rle.intervals(some.runs, some.offsets)
+    begin = np.searchsorted(owner, np.arange(len(some) + 1))
+    ends = np.stack([start, stop], 1) + (owner * pixels)[:, None]
+    before = np.stack([np.cumsum(stop - start) - (stop - start), np.cumsum(stop - start)], 1)
+    count = begin[other + 1] - begin[other]
+    pair = np.repeat(np.arange(len(one)), count)
+    piece = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count) + begin[other[pair]]
+    shift = one[pair] * pixels
+    covered = [np.interp(edge[piece] + shift, ends.ravel(), before.ravel()) for edge in (start, stop)]
+    return np.bincount(pair, covered[1] - covered[0], len(one))
 
 
 def clean_small_regions(masks: Masks, *, smallest: int, box_iou: float | None = None) -> Passed:

@@ -33,6 +33,7 @@ FEATURES = (
     "log_altitude", "log_rise", "log_parent_area", "parent_colour", "log_largest_child", "child_colour", "sibling_colour",
     "agreement_1", "agreement_2", "agreement_3", "on_border", "is_border", "is_surface", "is_mixed", "is_area",
 )  # fmt: skip
+_ON_BORDER = FEATURES.index("on_border")
 
 
 @dataclass(frozen=True)
@@ -136,23 +137,37 @@ def _children(parents: np.ndarray, leaves: int) -> tuple[np.ndarray, np.ndarray]
 def describe(regions: Regions, trees: list[Tree]) -> Nodes:
     """Measure every node of every tree."""
     leaf, edge = _leaf_table(regions), _edge_table(regions)
-    parts = [_features(regions, tree, leaf, edge) for tree in trees]
-    areas = [part[1] for part in parts]
-    tables = [part[0] for part in parts]
+    sizes = [len(tree.parents) for tree in trees]
+    start = np.concatenate([[0], np.cumsum(sizes)])
+    table = np.zeros((start[-1], len(FEATURES)), np.float32, order="F")  # written column by column
+    parts = []
+    for i, tree in enumerate(trees):
+        columns, *part = _features(regions, tree, leaf, edge)
+        parts.append(part)
+        mine = table[start[i] : start[i + 1]]
+        for k, column in enumerate(columns[:-1]):
+            mine[:, k] = column
+        mine[:, _ON_BORDER] = columns[-1]
+        mine[:, _ON_BORDER + 1 + i] = 1
+    areas = [part[0] for part in parts]
     for i, tree in enumerate(trees):
         others = [_agreement(tree, areas[i], trees[j], areas[j]) for j in range(len(trees)) if j != i]
-        agreement = np.sort(np.stack(others, 1), 1)[:, ::-1]
-        kind = np.tile(np.arange(len(trees)) == i, (len(agreement), 1))
-        tables[i] = np.concatenate([tables[i][:, :-1], agreement, tables[i][:, -1:], kind], 1)
-    sizes = [len(a) for a in areas]
+        for k, column in enumerate(_falling(*others)):
+            table[start[i] : start[i + 1], _ON_BORDER - 3 + k] = column
     return Nodes(
         np.repeat(np.arange(len(trees), dtype=np.int8), sizes),
         np.concatenate([np.arange(size) for size in sizes]),
         np.concatenate(areas),
+        np.concatenate([part[1] for part in parts]),
         np.concatenate([part[2] for part in parts]),
-        np.concatenate([part[3] for part in parts]),
-        np.concatenate(tables).astype(np.float32),
+        table,
     )
+
+
+def _falling(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The largest, the middle and the smallest of three."""
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    return np.maximum(high, c), np.maximum(low, np.minimum(high, c)), np.minimum(low, c)
 
 
 def _leaf_table(regions: Regions) -> np.ndarray:
@@ -206,7 +221,9 @@ def _length(vectors: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(vectors).sum(1))
 
 
-def _features(regions: Regions, tree: Tree, leaf: np.ndarray, edge: np.ndarray) -> tuple[np.ndarray, ...]:
+def _features(
+    regions: Regions, tree: Tree, leaf: np.ndarray, edge: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """The columns of `FEATURES` that need one tree only, and area, box and validity of its nodes."""
     c = regions.channels
     total = _sum_up(tree, leaf)
@@ -236,7 +253,7 @@ def _features(regions: Regions, tree: Tree, leaf: np.ndarray, edge: np.ndarray) 
         *_family(tree, regions.n, area, mean),
         total[:, -1] / np.maximum(sides, 1),
     ]  # fmt: skip
-    return np.stack(columns, 1), total[:, 0], box, valid
+    return columns, total[:, 0], box, valid
 
 
 def _shape(area: np.ndarray, box: np.ndarray, moments: np.ndarray, sides: np.ndarray) -> list[np.ndarray]:

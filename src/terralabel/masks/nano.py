@@ -139,7 +139,10 @@ class Nano:
 
     def _masks(self, net: Runtime, state: Views, asked: Asked, tile: Tile, grid: int) -> Masks:
         """One decoded mask for each row of `asked`."""
-        logits, windows, expected = decode(net, state, asked, grid)
+        return self._cut_out(*decode(net, state, asked, grid), tile)
+
+    def _cut_out(self, logits: np.ndarray, windows: np.ndarray, expected: np.ndarray, tile: Tile) -> Masks:
+        """Masks of the tile of what was decoded."""
         return Masks.from_codes(
             paste(logits, windows, tile.valid),
             tile.size,
@@ -179,8 +182,10 @@ class Nano:
         ones = np.ones((len(boxes), 1), np.int64)
         sure = np.full(len(boxes), _SURE_OF_GUESS, np.float32)
         asked = Asked(boxes, sure, points[:, None], ones, -ones[:, 0], None)
-        found = replace(self._masks(net, state, asked, encoded.tile, _COARSE_GRID), point_coords=points)
-        found = found.select((found.area >= self.min_size) & (found.predicted_iou >= self.pred_iou_thresh))
+        decoded = decode(net, state, asked, _COARSE_GRID)
+        good = np.flatnonzero(decoded[2] >= self.pred_iou_thresh)
+        found = replace(self._cut_out(*(values[good] for values in decoded), encoded.tile), point_coords=points[good])
+        found = found.select(found.area >= self.min_size)
         if self.fill:
             found = _together(found, TreeMasks().generate(state.hierarchy))
         return drop_duplicates(found, box_iou=None, mask_iou=self.nms_thresh).masks
@@ -193,7 +198,7 @@ class Nano:
         order = np.argsort(-fits, kind="stable")[: 8 * most]
         whole = np.clip(boxes[order], 0, [size[1], size[0]] * 2)
         xywh = np.concatenate([whole[:, :2], whole[:, 2:] - whole[:, :2]], 1)
-        chosen = order[np.flatnonzero(distinct_boxes(xywh, self.guess_nms_thresh))[:most]]
+        chosen = order[distinct_boxes(xywh, self.guess_nms_thresh, most)]
         return boxes[chosen], points[chosen]
 
 

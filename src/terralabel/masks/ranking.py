@@ -34,7 +34,7 @@ class Ranking:
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """Expected IoU, (m,) float32 in [0, 1], of nodes with `features` (m, d)."""
-        signal = np.clip((features - self.mean) / self.scale, -6, 6).astype(np.float32)
+        signal = np.clip((features - self.mean) / self.scale, -6, 6).astype(np.float32, order="C")
         with _threads().limit(limits=1, user_api="blas"):  # the number of threads may change the last bit
             for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
                 signal = np.maximum(signal @ weight + bias, 0)
