@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from terralabel.recipes.curate import align_run, change_clusters, import_file
     from terralabel.recipes.detected import detect_label
     from terralabel.recipes.drawn import drawn_labels
+    from terralabel.recipes.enhance import enhance
     from terralabel.recipes.evaluation import evaluate_labels, evaluate_segmentation
     from terralabel.recipes.experiment.grid import run_experiment
     from terralabel.recipes.finetune import finetune
@@ -28,17 +29,21 @@ if TYPE_CHECKING:
     from terralabel.recipes.pretrain import pretrain
     from terralabel.recipes.quality import quality_fit, quality_score
     from terralabel.recipes.quality_settings import QualitySettings
+    from terralabel.recipes.refer import refer
+    from terralabel.recipes.refer_settings import ReferSettings
     from terralabel.recipes.run import Run, export_run, open_run, report_run
     from terralabel.recipes.settings import LabelSettings
-    from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings
+    from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings, EnhanceSettings
     from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
 #: public name -> its module. No name may be that of a room (`export`, `clusters`): Python puts the room there once loaded.
 _PUBLIC = {
     "AnnotateSettings": "terralabel.train.annotation.settings",
     "ApplySettings": "terralabel.train.annotation.settings",
+    "EnhanceSettings": "terralabel.train.annotation.settings",
     "LabelSettings": "terralabel.recipes.settings",
     "PredictSettings": "terralabel.train.segmentation.settings",
+    "ReferSettings": "terralabel.recipes.refer_settings",
     "QualitySettings": "terralabel.recipes.quality_settings",
     "Run": "terralabel.recipes.run",
     "TerraLabelError": "terralabel.errors",
@@ -49,6 +54,7 @@ _PUBLIC = {
     "change_clusters": "terralabel.recipes.curate",
     "detect_label": "terralabel.recipes.detected",
     "drawn_labels": "terralabel.recipes.drawn",
+    "enhance": "terralabel.recipes.enhance",
     "evaluate_labels": "terralabel.recipes.evaluation",
     "evaluate_segmentation": "terralabel.recipes.evaluation",
     "export_run": "terralabel.recipes.run",
@@ -59,6 +65,7 @@ _PUBLIC = {
     "open_run": "terralabel.recipes.run",
     "predict": "terralabel.recipes.predict",
     "pretrain": "terralabel.recipes.pretrain",
+    "refer": "terralabel.recipes.refer",
     "quality_fit": "terralabel.recipes.quality",
     "quality_score": "terralabel.recipes.quality",
     "report_run": "terralabel.recipes.run",
@@ -68,9 +75,11 @@ _PUBLIC = {
 __all__ = [
     "AnnotateSettings",
     "ApplySettings",
+    "EnhanceSettings",
     "LabelSettings",
     "PredictSettings",
     "QualitySettings",
+    "ReferSettings",
     "Run",
     "TerraLabelError",
     "TrainSettings",
@@ -80,6 +89,7 @@ __all__ = [
     "change_clusters",
     "detect_label",
     "drawn_labels",
+    "enhance",
     "evaluate_labels",
     "evaluate_segmentation",
     "export_run",
@@ -92,6 +102,7 @@ __all__ = [
     "pretrain",
     "quality_fit",
     "quality_score",
+    "refer",
     "report_run",
     "run_experiment",
 ]

@@ -34,6 +34,7 @@ __all__ = [
     "FeatureExtractor",
     "Judge",
     "LabelRequest",
+    "Locator",
     "MaskGenerator",
     "Prediction",
     "Promptable",
@@ -165,6 +166,22 @@ class MaskGenerator(Protocol):
 
     def generate(self, encoded: Encoded) -> Masks:
         """Every mask worth having, in the tile's pixels; may overlap; no promise of order."""
+        ...
+
+
+@runtime_checkable
+class Locator(Protocol):
+    """Boxes of what a text says: the first stage of `refer`."""
+
+    name: str
+    version: str
+
+    def locate(self, tile: Tile, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 4) float32 xyxy boxes in tile pixels and (n,) float32 scores in [0, 1], in any order.
+
+        Boxes may reach past the tile; what of them lies outside the scene is cut off by the caller, who also joins boxes that
+        seams of tiles cut and drops those that a better one covers.
+        """
         ...
 
 

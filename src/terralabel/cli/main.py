@@ -11,7 +11,21 @@ from typing import Any
 
 import typer
 
-from terralabel.cli import annotating, classes, datasets, experiment, labelling, machine, networks, quality, results, training
+from terralabel.cli import (
+    annotating,
+    classes,
+    datasets,
+    enhancing,
+    experiment,
+    labelling,
+    machine,
+    networks,
+    quality,
+    refer,
+    results,
+    review,
+    training,
+)
 
 __all__ = ["app", "run"]
 
@@ -28,17 +42,20 @@ app = typer.Typer(
 app.command("label")(labelling.label)
 app.command("detect")(labelling.detect)
 app.command("detect-label")(labelling.detect_label)
+app.command("refer")(refer.refer)
 app.command("demo")(labelling.demo)
 app.command("status")(results.status)
 app.command("export")(results.export)
 app.command("import")(results.import_corrections)
 app.command("report")(results.report)
+app.command("review")(review.review)
 app.command("clusters")(classes.clusters)
 app.command("align")(classes.align)
 app.command("pretrain")(training.pretrain)
 app.command("finetune")(training.finetune)
 app.command("predict")(training.predict)
 app.add_typer(annotating.annotate, name="annotate")
+app.command("enhance")(enhancing.enhance)
 app.add_typer(classes.evaluate, name="evaluate")
 app.add_typer(machine.models, name="models")
 app.add_typer(datasets.datasets, name="datasets")

@@ -80,10 +80,8 @@ def report(
 
     Example: `terralabel report run`
     """
-    from terralabel.recipes.labels_run import LabelsRun, is_labels
-    from terralabel.recipes.run import open_run, report_run
-    from terralabel.runs.folder import RunFolder
+    from terralabel.recipes.detected_run import open_any
+    from terralabel.recipes.run import report_run
 
-    folder = RunFolder(run)
-    print(report_run(LabelsRun(folder) if is_labels(folder) else open_run(run), out, evaluation))
+    print(report_run(open_any(run), out, evaluation))
     return 0

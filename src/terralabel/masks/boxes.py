@@ -28,12 +28,18 @@ _CORNERS = 8
 
 @dataclass(frozen=True)
 class Boxes:
-    """`n` upright boxes of one image: `xyxy` (n, 4) float64 image pixels, x0 < x1 and y0 < y1, and `class_id` (n,) int64."""
+    """`n` upright boxes of one image: `xyxy` (n, 4) float64 image pixels, x0 < x1 and y0 < y1, and `class_id` (n,) int64.
+
+    `score` (n,) float32 in [0, 1] is a detector's; 1 for boxes that a person drew.
+    """
 
     xyxy: np.ndarray
     class_id: np.ndarray
+    score: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     def __post_init__(self) -> None:
+        if len(self.score) != len(self.class_id):
+            object.__setattr__(self, "score", np.ones(len(self.class_id), dtype=np.float32))
         if self.xyxy.shape != (len(self.class_id), 4):
             raise ContractError(f"Boxes: expected {len(self.class_id)} x 4 numbers, got {self.xyxy.shape}.")
 
@@ -45,7 +51,7 @@ class Boxes:
         limit = np.array([width, height, width, height], dtype=np.float64)
         cut = np.clip(self.xyxy, 0, limit)
         keep = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
-        return Boxes(cut[keep], self.class_id[keep])
+        return Boxes(cut[keep], self.class_id[keep], self.score[keep])
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def read_boxes(path: Path, classes: Classes | None = None) -> BoxFile:
             raise InputError(f"{path} holds no .txt file: expected DOTA's, one for each image.", "missing-data")
         for file in files:
             _read_dota(file, collected)
-        names = sorted({name for rows in collected.rows.values() for name, _ in rows})
+        names = sorted({name for rows in collected.rows.values() for name, _, _ in rows})
         return collected.finished(classes or _numbered(dict(enumerate(names))))
     categories = _read_coco(path, collected)
     return collected.finished(classes or _numbered(categories))
@@ -133,31 +139,33 @@ def _numbered(categories: Mapping[int, str]) -> Classes:
 
 @dataclass
 class _Collected:
-    """Boxes while a file is read: image name -> (class name, box xyxy)."""
+    """Boxes while a file is read: image name -> (class name, box xyxy, score)."""
 
     path: Path
-    rows: dict[str, list[tuple[str, np.ndarray]]] = field(default_factory=lambda: defaultdict(list))
+    rows: dict[str, list[tuple[str, np.ndarray, float]]] = field(default_factory=lambda: defaultdict(list))
     problems: list[str] = field(default_factory=list)
 
-    def add(self, image: str, name: str, box: np.ndarray, label: str) -> None:
+    def add(self, image: str, name: str, box: np.ndarray, label: str, score: Any = None) -> None:
         if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
             self.problems.append(
                 f"{label}: no box ({', '.join(f'{v:g}' for v in box)}): its sides must be longer than 0 [bad-box]"
             )
         else:
-            self.rows[image].append((name, box))
+            number = isinstance(score, int | float) and math.isfinite(score)
+            self.rows[image].append((name, box, min(max(float(score), 0.0), 1.0) if number else 1.0))
 
     def finished(self, classes: Classes) -> BoxFile:
         ids = {entry.name: entry.id for entry in classes}
         unknown: dict[str, int] = defaultdict(int)
         by_name = {}
         for image, rows in self.rows.items():
-            for name, _ in rows:
+            for name, _, _ in rows:
                 unknown[name] += name not in ids
-            known = [(ids[name], box) for name, box in rows if name in ids]
+            known = [(ids[name], box, score) for name, box, score in rows if name in ids]
             by_name[image] = Boxes(
-                np.array([box for _, box in known], dtype=np.float64).reshape(-1, 4),
-                np.array([i for i, _ in known], dtype=np.int64),
+                np.array([box for _, box, _ in known], dtype=np.float64).reshape(-1, 4),
+                np.array([i for i, _, _ in known], dtype=np.int64),
+                np.array([score for _, _, score in known], dtype=np.float32),
             )
         told = [
             f"{count} boxes of {name!r}, which is no class of the class map [unknown-class]"
@@ -221,7 +229,7 @@ def _read_coco(path: Path, collected: _Collected) -> dict[int, str]:
             status = error.status if isinstance(error, InputError) else "bad-id"
             collected.problems.append(f"{label}: {error} [{status}]")
             continue
-        collected.add(images[row["image_id"]], categories[row["category_id"]], box, label)
+        collected.add(images[row["image_id"]], categories[row["category_id"]], box, label, row.get("score"))
     return categories
 
 

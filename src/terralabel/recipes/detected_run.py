@@ -36,12 +36,15 @@ def is_detected(folder: RunFolder) -> bool:
 
 
 def open_any(path: str | Path) -> Run | DetectedRun | LabelsRun:
-    """A run of `label`, of `detect-label`, or of labels of any origin; `RunError` when it is none."""
+    """A run of `label`, of `detect-label` or `refer`, or of labels of any origin; `RunError` when it is none."""
+    from terralabel.recipes.refer_run import ReferRun, is_referred
     from terralabel.recipes.run import open_run
 
     folder = RunFolder(path)
     if is_labels(folder):
         return LabelsRun(folder)
+    if is_referred(folder):
+        return ReferRun(folder)
     return DetectedRun(folder) if is_detected(folder) else open_run(path)
 
 
@@ -89,7 +92,7 @@ class DetectedRun(FolderRun):
                 id=np.arange(first, first + count, dtype=np.int64),
                 cluster_id=np.full(count, -1, dtype=np.int32),
                 class_id=np.asarray(batch["class_id"]).astype(np.int32),
-                score=np.asarray(batch["predicted_iou"]),
+                score=np.asarray(batch["score" if "score" in batch else "predicted_iou"]),
                 predicted_iou=np.asarray(batch["predicted_iou"]),
                 stability_score=np.asarray(batch["stability_score"]),
                 status=("auto",) * count,

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from terralabel.imagery.radiometry import Radiometry
     from terralabel.imagery.raster import Raster
     from terralabel.recipes.folder_run import FolderRun
-    from terralabel.recipes.labels_run import LabelsRun
 
 __all__ = ["Run", "TileRow", "export_run", "open_run", "report_run", "require_finished"]
 
@@ -367,8 +366,13 @@ def open_run(path: str | Path) -> Run:
     """
     from terralabel.recipes.detected_run import is_detected
     from terralabel.recipes.labels_run import is_labels
+    from terralabel.recipes.refer_run import is_referred
 
     folder = RunFolder(path)
+    if is_referred(folder):
+        raise RunError(
+            f"{folder.path} is a run of `refer`: `status`, `export` and `report` work on it, this is for runs of `label`."
+        )
     if is_detected(folder):
         raise RunError(f"{folder.path} holds labels from boxes: `status` and `export` work on it, this is for runs of `label`.")
     if is_labels(folder):
@@ -412,7 +416,7 @@ def export_run(run: Run | FolderRun, formats: Sequence[str], out: str | Path, pr
     return written
 
 
-def report_run(run: Run | LabelsRun, out: Path | None = None, evaluation: Path | None = None) -> Path:
+def report_run(run: Run | FolderRun, out: Path | None = None, evaluation: Path | None = None) -> Path:
     """Write the HTML report, by default RUN/report.html; returns its path.
 
     evaluation: the JSON of `evaluate_labels(...).write_json`, to be shown in it. Raises `RunError` for a run that is not
