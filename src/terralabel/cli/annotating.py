@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from terralabel.cli.options import gather, with_settings
+from terralabel.cli.reading import with_reading
 from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings
 
 __all__ = ["annotate"]
@@ -18,27 +19,15 @@ annotate = typer.Typer(
 
 _Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it.")]
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-_Labels = Annotated[
-    Path | None, typer.Option("--labels", "-l", help="Folder (or COCO file) of labels, if not beside the images.")
-]
-_Format = Annotated[str, typer.Option("--format", "-f", help="Layout of the labelled folder; auto: the one it has.")]
-_Classes = Annotated[Path | None, typer.Option("--classes", help="Class map JSON in place of the folder's own.")]
-_Ignore = Annotated[str, typer.Option("--ignore", help="Stored values that mean 'no label', comma-separated (plain folders).")]
-_Threshold = Annotated[
-    int | None, typer.Option("--threshold", help="Labels are grey masks: class 1 where at least this, else 0 (plain folders).")
-]
 
 
 @annotate.command("fit")
 @with_settings(AnnotateSettings)
+@with_reading
 def fit(
     images: Annotated[Path, typer.Argument(help="Folder of images, of which some have labels.", metavar="IMAGES")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the model: made if new, gone on with if it is there.")],
-    labels: _Labels = None,
-    format: _Format = "auto",
-    classes: _Classes = None,
-    ignore: _Ignore = "",
-    threshold: _Threshold = None,
+    reading: dict[str, Any],
     config: _Config = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew although the folder holds another model.")] = False,
     quiet: _Quiet = False,
@@ -48,12 +37,10 @@ def fit(
 
     Example: `terralabel annotate fit images --labels labels --out model`
     """
-    from terralabel.cli.classes import ids
     from terralabel.cli.progress import terminal_progress
     from terralabel.recipes.annotating import annotate_fit
 
     settings = gather(AnnotateSettings, flags, config)
-    reading = {"format": format, "classes": classes, "labels": labels, "ignore": ids(ignore), "threshold": threshold}
     fitted = annotate_fit(images, out, settings, reading=reading, overwrite=overwrite, progress=terminal_progress(quiet))
     print(fitted.text)
     return 0

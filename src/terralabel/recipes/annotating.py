@@ -5,6 +5,8 @@ MODEL/
   step-*.safetensors      the network that `annotate apply` uses, with its record (`train.segmentation.checkpoint`)
   log.csv, curves.png     how it learned
   folds/1/ ...            the same for each fold's network
+  held_out.json           how well these label the images that they have not seen
+  judge.json              what predicts the quality of labels, fitted on these; its pictures beside it
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from terralabel.core.settings import changed
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.imagery.radiometry import Radiometry, fit_radiometry
 from terralabel.recipes.annotating_checks import check_labels
+from terralabel.recipes.annotating_folds import HeldOut, judge_folds
 from terralabel.recipes.pretrain import opened, run_radiometry
 from terralabel.recipes.training import needs_torch
 from terralabel.runs.folder import RunFolder, digest
@@ -47,7 +50,7 @@ _FORMAT = 1
 #: What a model's folder may hold of its own; `step-*` and temporary files besides.
 _OWN = (
     "annotation.json", "log.csv", "curves.png", "last.json", "best.json", "tensorboard", ".lock", "folds", "judge.json",
-    "reliability.png", "risk_coverage.png",
+    "judge_reliability.png", "judge_risk_coverage.png", "held_out.json", "drawn",
 )  # fmt: skip
 #: Epochs that are learned where the settings do not say, and how many steps at least.
 _EPOCHS, _LEAST = 20, 300
@@ -63,6 +66,7 @@ class Fitted:
     classes: Classes
     images: int
     folds: int
+    held_out: HeldOut | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -80,6 +84,10 @@ class Fitted:
             f"curves      {self.folder / 'curves.png'}, {self.folder / 'log.csv'}",
             f"next        terralabel annotate apply {self.folder} IMAGES --out RUN",
         ]
+        if self.held_out is not None:
+            each = ", ".join(f"{entry.name} {self.held_out.iou[entry.id]:.3f}" for entry in self.classes)
+            lines[3:3] = [f"held out    mIoU {self.held_out.miou:.3f} on images not seen: {each}"]
+            lines[4:4] = [f"judge       {self.held_out.judge.note}"]
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
 
@@ -110,17 +118,19 @@ def annotate_fit(
     needs_torch()
     settings, progress = settings or AnnotateSettings(**values), progress or Silent()
     given = {**(reading or {}), **({} if labels is None else {"labels": labels})}
-    labelled = images if isinstance(images, LabelledSet) else opened(images, progress, given)
-    own = None if isinstance(images, LabelledSet) else run_radiometry(Path(images))
     folder = made_folder(Path(out))
+    how: dict[str, Any] = {"sensor": settings.sensor, "bands": settings.bands}
+    labelled = images if isinstance(images, LabelledSet) else opened(images, progress, given, out=folder, **how)
+    own = None if isinstance(images, LabelledSet) else run_radiometry(Path(images))
     with RunFolder(folder).lock(progress.say):
         plan = prepare(labelled, settings, progress, own)
         agree(folder, plan, overwrite, progress)
         for fold in range(plan.folds):
             progress.say(f"fold {fold + 1} of {plan.folds}: learning without {plan.held_out(fold)} images")
             plan.train(folder / "folds" / str(fold + 1), progress, without=fold)
+        held_out = judge_folds(plan, folder, progress)
         checkpoint = plan.train(folder, progress)
-    return Fitted(folder, checkpoint, labelled.classes, len(plan.survey.sizes), plan.folds, plan.notes)
+    return Fitted(folder, checkpoint, labelled.classes, len(plan.survey.sizes), plan.folds, held_out, plan.notes)
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan
@@ -271,7 +281,7 @@ def prepare(
         )
     radiometry = radiometry or _radiometry(labelled, settings)
     found = survey(mine, radiometry, progress)
-    check_labels(mine, found)
+    check_labels(mine, found, radiometry)
     notes = [f"{len(found.bare)} labelled images have no pixel with a class, the first {found.bare[0]!r}"] if found.bare else []
     fold = fold_of(sorted(found.sizes), settings.folds, settings.seed)
     if settings.folds and not fold:
@@ -357,8 +367,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], settings: Annot
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier fit left, and nothing else."""
-    for path in [*folder.glob("step-*"), *(folder / name for name in _OWN if name != ".lock")]:
+    """Remove what an earlier fit left, and nothing else; labels that were drawn anew already stay."""
+    for path in [*folder.glob("step-*"), *(folder / name for name in _OWN if name not in (".lock", "drawn"))]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

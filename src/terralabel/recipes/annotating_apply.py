@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from terralabel.core.classes import IGNORE, Classes
-from terralabel.core.grid import Window, plan_tiles
+from terralabel.core.classes import Classes
+from terralabel.core.grid import Window
 from terralabel.core.scene import Scene
 from terralabel.core.settings import changed
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.imagery.sources import SourceFile, content_hash
 from terralabel.imagery.tiles import scene_of
-from terralabel.labels.tidy import tidied
+from terralabel.recipes.annotating_pictures import Decided, Labelling, Signalled, load_signalled
 from terralabel.recipes.annotating_views import Seen, look, make_views, windows_of
 from terralabel.recipes.ingest import Failure, find
 from terralabel.recipes.labels_run import LabelsRun, is_labels, write_labels_run
+from terralabel.recipes.quality import gate_notes, load_judge, set_gate, verdicts_by
+from terralabel.recipes.quality_store import label_hashes, quality_parts, save_verdicts
 from terralabel.recipes.settings import LabelSettings
 from terralabel.recipes.training import needs_torch
 from terralabel.runs.folder import RunFolder, digest
@@ -29,15 +31,15 @@ from terralabel.train.annotation.settings import ApplySettings
 from terralabel.train.segmentation.settings import stored
 
 if TYPE_CHECKING:
+    from terralabel.imagery.radiometry import Radiometry
+    from terralabel.imagery.raster import Raster
     from terralabel.train.annotation.views import Views
     from terralabel.train.segmentation.checkpoint import Checkpoint
 
-__all__ = ["CELL", "annotate_apply", "label_blocks"]
+__all__ = ["Painter", "annotate_apply", "pictures_of"]
 
 #: Version of this stage's code: part of the digest of its parts.
 _VERSION = 1
-#: Labels are decided, tidied and judged in squares of this side; a small image is one.
-CELL = 1024
 _TAG = "TERRALABEL_ANNOTATION"
 
 
@@ -91,8 +93,9 @@ def annotate_apply(
         done = [scene for scene in scenes if scene.source not in {f.source for f in failures}]
         for failure in failures:
             progress.say(f"failed: {' '.join(failure.reason.split())} [{failure.status}]")
+        painter.judge(done, Path(model) if Path(model).is_dir() else Path(model).parent)
+        folder.remove_unused_parts(painter.kept(done))
         run = painter.record(done, failures, finished=True)
-        folder.remove_unused_parts(painter.kept())
     folder.note_history({"command": "annotate apply", "scenes": len(done), "failed": len(failures)})
     return run
 
@@ -176,11 +179,45 @@ class Painter:
         radiometry = self.checkpoint.radiometry
         with radiometry.open(scene.source, follow_vrt=self.settings.follow_vrt) as raster:
             seen = look(scene, raster, radiometry, self.views, self.folder, self._name(scene), self.progress.advance)
-            blocks = label_blocks(seen, scene, self.classes, self.background, self.settings.specks)
+            found = Signalled(self.background)
+            pictures = pictures_of(scene, seen, raster, radiometry, self.labelling)
+
+            def blocks() -> Iterator[tuple[Window, np.ndarray]]:
+                for picture in pictures:
+                    found.add(scene.key, picture)
+                    yield picture.window, picture.evidence.label
+
             tags = {_TAG: self._name(scene)}
-            write_label_raster(self.folder.labels_path / f"{scene.key}.tif", scene, self.classes, blocks, tags=tags)
+            write_label_raster(self.folder.labels_path / f"{scene.key}.tif", scene, self.classes, blocks(), tags=tags)
+        found.write(self._signals_path(scene))
         for _, _, path in seen.files:
             path.unlink()
+
+    def judge(self, scenes: Sequence[Scene], model: Path) -> None:
+        """Score the labels of all scenes by the model's judge, and decide on them."""
+        judge = load_judge(model)
+        found = Signalled(self.background)
+        for scene in scenes:
+            found.join(load_signalled(self._signals_path(scene), self.background))
+        rows = found.signals
+        gate = set_gate(judge, rows, promise=self.settings.promise or None, review=self.settings.review or None)
+        verdicts = verdicts_by(judge, gate, tuple(found.scene), found.window, rows)
+        hashes = label_hashes({scene.key: self.folder.labels_path / f"{scene.key}.tif" for scene in scenes})
+        notes = {
+            "labels": hashes,
+            "images": {scene.key: scene.sha256 for scene in scenes},
+            "measured": {"by": self.made_by, "units": found.units},
+            **gate_notes(judge, gate, rows),
+        }
+        save_verdicts(self.folder, verdicts, notes, rows)
+
+    @property
+    def labelling(self) -> Labelling:
+        """How what is seen becomes labels."""
+        return Labelling(self.classes, self.background, self.settings.specks)
+
+    def _signals_path(self, scene: Scene) -> Path:
+        return self.folder.part_path("signals", scene.key, self._name(scene))
 
     def _name(self, scene: Scene) -> str:
         """Names all that decides a scene's label."""
@@ -191,6 +228,8 @@ class Painter:
         import rasterio
         from rasterio.errors import RasterioIOError
 
+        if not self._signals_path(scene).is_file():
+            return False
         try:
             path = self.folder.labels_path / f"{scene.key}.tif"
             with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(path, driver="GTiff") as written:
@@ -198,27 +237,19 @@ class Painter:
         except RasterioIOError:
             return False
 
-    def kept(self) -> set[Path]:
-        """Parts of a finished run: the verdicts on it, if there are any."""
-        from terralabel.recipes.quality_store import quality_parts
-
-        return quality_parts(self.folder)
+    def kept(self, scenes: Sequence[Scene]) -> set[Path]:
+        """Parts of a finished run: the verdicts on its labels, and the signals that a later run goes on from."""
+        return quality_parts(self.folder) | {self._signals_path(scene) for scene in scenes}
 
 
-def label_blocks(
-    seen: Seen, scene: Scene, classes: Classes, background: int | None, specks: int
-) -> Iterator[tuple[Window, np.ndarray]]:
-    """(window, (h, w) class ids) of a scene in squares of `CELL`; each is tidied with its surroundings, so that squares do not show."""
-    ids = np.array([entry.id for entry in classes], dtype=np.uint8)
-    halo = 2 * specks
-    for plan in plan_tiles(scene.key, scene.width, scene.height, CELL, 0):
-        core = plan.core
-        around = Window(core.x - halo, core.y - halo, core.width + 2 * halo, core.height + 2 * halo)
-        around = around.intersect(Window(0, 0, scene.width, scene.height))
-        channels, valid = seen.read(around)
-        first, _, _ = seen.layers.split(channels)
-        labels = np.where(valid, ids[first.argmax(axis=0)], IGNORE).astype(np.uint8)
-        yield core, tidied(labels, specks, background)[core.relative_to(around).slices()]
+def pictures_of(scene: Scene, seen: Seen, raster: Raster, radiometry: Radiometry, labelling: Labelling) -> Iterator[Decided]:
+    """The pictures of an open scene, in order."""
+
+    def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
+        pixels, valid = raster.read(window)
+        return radiometry.apply(pixels, valid), valid
+
+    return labelling.pictures(seen, read, scene.width, scene.height)
 
 
 def _agree(folder: RunFolder, painter: Painter, overwrite: bool) -> None:

@@ -110,15 +110,20 @@ def look(
     folder: RunFolder,
     name: str,
     done: Callable[[int], None],
+    *,
+    on_disk: bool = False,
 ) -> Seen:
-    """Run the network over a scene; bands that lie in the run under this `name` already are taken from there."""
+    """Run the network over a scene; bands that lie in the run under this `name` already are taken from there.
+
+    `on_disk`: small scenes go to disk, too, since they are looked at again later.
+    """
 
     def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
         pixels, valid = raster.read(window)
         return radiometry.apply(pixels, valid), valid
 
     count = views.layers.count + 1
-    if scene.width * scene.height * count <= _HELD:
+    if scene.width * scene.height * count <= _HELD and not on_disk:
         whole = np.zeros((count, scene.height, scene.width), np.uint8)
         for left, right in views.bands(scene.width):
             for part in views.band(read, scene.width, scene.height, left, right):

@@ -181,5 +181,5 @@ class RunFolder:
 
 
 _OWN = {
-    ".lock", "history.jsonl", "parts", "scenes.jsonl", "radiometry.json", "corrections", "labels", "probabilities", "classes.json",
+    ".lock", "history.jsonl", "parts", "scenes.jsonl", "radiometry.json", "corrections", "labels", "probabilities", "classes.json", "model",
 }  # fmt: skip

@@ -9,7 +9,7 @@ from terralabel.core.settings import coerce, like, setting
 from terralabel.errors import SettingsError
 from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
-__all__ = ["AnnotateSettings", "ApplySettings"]
+__all__ = ["AnnotateSettings", "ApplySettings", "EnhanceSettings"]
 
 _NETWORK, _QUALITY, _LABELS = "Network", "Quality", "Labels"
 _SHARED = (
@@ -104,8 +104,12 @@ class ApplySettings:
 
     tile_size: int = like(PredictSettings, "tile_size")
     overlap: int = like(PredictSettings, "overlap")
-    flips: bool = setting(False, "Average over the image and its three mirror images: four times the work.")
+    flips: bool = setting(
+        True, "Average over the image and its three mirror images: four times the work; their agreement tells quality."
+    )
     specks: int = setting(16, "Take away objects and fill holes of fewer pixels; 0: none.", low=0, high=4096)
+    promise: str = setting("", "Accept what keeps a promise of this kind: 'mean IoU >= .85'.", results=False, group=_QUALITY)
+    review: str = setting("", "Leave this share of the labels, the worst, to a person: '20%'.", results=False, group=_QUALITY)
     precision: str = like(PredictSettings, "precision")
     follow_vrt: bool = like(PredictSettings, "follow_vrt")
     batch_size: int = like(PredictSettings, "batch_size")
@@ -115,3 +119,38 @@ class ApplySettings:
     def __post_init__(self) -> None:
         _checked(self)
         PredictSettings(tile_size=self.tile_size, overlap=self.overlap)
+
+
+_COARSE = "Coarse labels"
+
+
+@dataclass(frozen=True)
+class EnhanceSettings(AnnotateSettings):
+    """Settings of `terralabel enhance`."""
+
+    folds: int = setting(
+        2, "Parts that the images are cut into; each is labelled by a network that learned from the others only.", low=2, high=20,
+        group=_COARSE,
+    )  # fmt: skip
+    band: int = setting(
+        6, "Pixels on either side of a coarse border that nothing is learned from; 0: borders are exact.", low=0, high=64,
+        group=_COARSE,
+    )  # fmt: skip
+    shift: int = setting(
+        8, "Look so many pixels around for where a whole coarse label fits its image better; 0: it stays.", low=0, high=64,
+        group=_COARSE,
+    )  # fmt: skip
+    trust: bool = setting(
+        True, "Let coarse labels have a say, as much as they turn out to be worth; off: only networks have.", group=_COARSE
+    )
+    pictures: int = setting(12, "Pictures of before and after, of the labels that changed most.", low=0, results=False)
+    tile_size: int = like(ApplySettings, "tile_size")
+    overlap: int = like(ApplySettings, "overlap")
+    flips: bool = like(ApplySettings, "flips")
+    specks: int = like(ApplySettings, "specks")
+
+    @property
+    def looking(self) -> ApplySettings:
+        """How networks look at images."""
+        same = ("tile_size", "overlap", "flips", "specks", "precision", "device", "threads")
+        return ApplySettings(**{name: getattr(self, name) for name in same})
