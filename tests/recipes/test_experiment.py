@@ -14,12 +14,13 @@ torch = pytest.importorskip("torch")
 
 import terralabel as tl  # noqa: E402
 from terralabel.errors import RunError, SettingsError  # noqa: E402
+from terralabel.labels.quality.gate import Gate  # noqa: E402
 from terralabel.recipes.experiment import stages  # noqa: E402
 from terralabel.recipes.experiment.config import Start, read_experiment, rehearsal  # noqa: E402
 from terralabel.recipes.experiment.grid import experiment_plan  # noqa: E402
 from terralabel.recipes.experiment.ledger import Ledger, Row, cells_of  # noqa: E402
 from terralabel.recipes.experiment.table import entries, read_published, write_tables  # noqa: E402
-from tests.imagery.datasets.fake import isaid, patches, potsdam, samrs, save  # noqa: E402
+from tests.imagery.datasets.fake import chn6, isaid, patches, potsdam, samrs, save, sos  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -61,6 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "categories": [{"id": 0, "name": "plane"}, {"id": 1, "name": "ship"}],
     }  # fmt: skip
     (root / "samrs-boxes.json").write_text(json.dumps(coco))
+    sos(root / "sos", count=4), chn6(root / "chn6-cug", count=4)
     return root
 
 
@@ -94,7 +96,7 @@ def test_a_shipped_file_runs_tiny(name: str, data: Path, tmp_path: Path) -> None
 
 
 #: Files with cells that the paper does not have.
-WITHOUT = {"area_threshold.yaml", "long_pretraining.yaml", "samrs_star.yaml"}
+WITHOUT = {"elnet_30.yaml", "area_threshold.yaml", "long_pretraining.yaml", "samrs_star.yaml"}
 
 
 def test_what_is_done_is_not_done_again(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,3 +279,65 @@ def test_the_head_alone_leaves_the_backbone_its_own_weights(finished: Path, tmp_
     assert torch.equal(first["head"], backbone["conv1.0.weight"]) and not torch.equal(
         first["overall"], backbone["conv1.0.weight"]
     )
+
+
+ANNOTATED = """data:
+  scenes: {painted: 8, side: 64, hold-out: 0.25}
+networks: ["timm:test_resnet:fcn"]
+starts: [D0, D1, D2, D3, D4]
+annotate:
+  share: 0.34
+  fit: {trunk: scratch, width: 8, steps: 2, batch_size: 2, crop: 64, folds: 2, threads: 1, workers: 0}
+  apply: {flips: false, threads: 1}
+seeds: 0
+finetune: {steps: 2, batch_size: 2, crop: 64, threads: 1}
+predict: {threads: 1}
+"""
+
+
+def test_the_protocol_learns_from_a_few_true_and_from_automatic_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: dict[str, list[str]] = {}
+    train = stages.train
+
+    def noted(kind: str, labelled: object, radiometry: object, out: Path, *given: object, **named: object) -> object:
+        paths = [item.label for item in labelled.labelled.images]  # type: ignore[attr-defined]
+        learned[len(learned)] = ["automatic" if {"run", "accepted"} & set(path.parts) else "true" for path in paths]
+        return train(kind, labelled, radiometry, out, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stages, "train", noted)
+    monkeypatch.setattr("terralabel.recipes.annotating_apply.set_gate", lambda *given, **named: Gate(0.0, 0.0))
+    (tmp_path / "grid.yaml").write_text(ANNOTATED)
+    result = tl.run_experiment(tmp_path / "grid.yaml", tmp_path / "out")
+    assert [row.reason for row in result.failures] == []
+    assert [row.start for row in result.rows] == ["D0", "D1", "D2", "D3", "D4"]
+    counts = [(kinds.count("true"), kinds.count("automatic")) for kinds in learned.values()]
+    assert counts == [(6, 0), (0, 4), (2, 0), (2, 4), (0, 4)]
+    assert "annotated" in {p.name for p in (tmp_path / "out").iterdir()} and "| D1 |" in result.table
+    tl.run_experiment(tmp_path / "grid.yaml", tmp_path / "out")
+    assert len(learned) == 5, "what is done is not done again"
+    (tmp_path / "grid.yaml").write_text(ANNOTATED.replace("share: 0.34", "share: 0.5"))
+    assert experiment_plan(tmp_path / "grid.yaml", tmp_path / "out").count("to do") == 5
+
+
+def test_where_nothing_is_accepted_only_those_cells_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("terralabel.recipes.annotating_apply.set_gate", lambda *given, **named: Gate(2.0, 1.0))
+    (tmp_path / "grid.yaml").write_text(ANNOTATED.replace("[D0, D1, D2, D3, D4]", "[D1, D3]"))
+    result = tl.run_experiment(tmp_path / "grid.yaml", tmp_path / "out")
+    assert [(row.start, row.status) for row in result.rows] == [("D1", "failed"), ("D3", "done")]
+    assert "none of the automatic labels was accepted" in result.failures[0].reason
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("share: 0.34", "share: 2", "share: expected at most 0.99; got 2"),
+        ("apply: {flips", "apply: {flipz", "unknown setting 'flipz'. Did you mean 'flips'"),
+        ("fit: {trunk", "fit: {seed: 3, trunk", "unknown setting 'seed'"),
+        ("D4]", "D5]", "expected none, D0 to D4, or a start"),
+    ],
+)
+def test_mistakes_in_the_protocol_have_their_line(old: str, new: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(ANNOTATED.replace(old, new))
+    with pytest.raises(SettingsError, match=r"grid.yaml:\d+") as caught:
+        read_experiment(tmp_path / "grid.yaml")
+    assert said in str(caught.value)

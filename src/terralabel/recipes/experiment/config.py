@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 from terralabel.core.settings import coerce, from_mapping, setting
 from terralabel.errors import SettingsError
 from terralabel.nets.segmentation.catalogue import find
+from terralabel.recipes.experiment.protocol import PROTOCOL, Annotation
 from terralabel.recipes.settings import LabelSettings
 from terralabel.recipes.training import LOADS
 from terralabel.runs.config import Node, read_tree
+from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings
 from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
 __all__ = ["SCRATCH", "DataSpec", "Experiment", "LabelSpec", "Start", "read_experiment", "rehearsal"]
@@ -70,19 +72,21 @@ class LabelSpec:
 class Start:
     """What a network begins with: the label sets it was pre-trained on one after the other, and what is loaded of it.
 
-    `steps` 0 is the network's own number; `between`: what a second pre-training loads of the first.
+    `steps` 0 is the network's own number; `between`: what a second pre-training loads of the first. `learns`: one of D0 .. D4, the labels
+    of the 30 % protocol that the network learns from, from scratch; "" for the drawn ones.
     """
 
     on: tuple[str, ...] = ()
     load: str = "overall"
     between: str = "overall"
     steps: int = 0
+    learns: str = ""
 
     @property
     def name(self) -> str:
-        """ "none", "iSAID-PL head", "iSAID-PL then SAMRS-PL backbone", "SAMRS-PL backbone, 320,000 steps"."""
+        """ "none", "iSAID-PL head", "iSAID-PL then SAMRS-PL backbone", "SAMRS-PL backbone, 320,000 steps", "D1"."""
         if not self.on:
-            return SCRATCH
+            return self.learns or SCRATCH
         return f"{_THEN.join(self.on)} {self.load}" + (f", {self.steps:,} steps" if self.steps else "")
 
 
@@ -90,7 +94,8 @@ class Start:
 class Experiment:
     """The grid: every network from every start, fine-tuned on every data set of `on` with every number of images and every seed.
 
-    `published` is a CSV file with numbers to stand beside the measured ones; `shared_pretraining`: one for all seeds.
+    `published` is a CSV file with numbers to stand beside the measured ones; `shared_pretraining`: one for all seeds; `annotate`: how the
+    rest is labelled for the starts D0 to D4.
     """
 
     name: str
@@ -106,6 +111,7 @@ class Experiment:
     finetune: TrainSettings
     predict: PredictSettings
     shared_pretraining: bool = False
+    annotate: Annotation = field(default_factory=Annotation)
     published: Path | None = None
     few: int = 0
     tiny_network: str = ""
@@ -113,8 +119,8 @@ class Experiment:
 
 #: Keys of the file, in the order of the pages.
 _KEYS = (
-    "about", "published", "data", "labels", "networks", "starts", "on", "images", "seeds", "shared_pretraining", "pretrain",
-    "finetune", "predict",
+    "about", "published", "data", "labels", "networks", "starts", "on", "images", "seeds", "shared_pretraining", "annotate",
+    "pretrain", "finetune", "predict",
 )  # fmt: skip
 _START_KEYS = ("on", "load", "between", "steps")
 
@@ -146,6 +152,7 @@ def read_experiment(path: str | Path) -> Experiment:
         finetune=_settings(TrainSettings, top.get("finetune"), without=("network", "seed")),
         predict=_settings(PredictSettings, top.get("predict")),
         shared_pretraining=_flag(top["shared_pretraining"]) if "shared_pretraining" in top else False,
+        annotate=_annotation(top["annotate"]) if "annotate" in top else Annotation(),
         published=path.parent / str(top["published"].plain) if "published" in top else None,
     )
     if experiment.published is not None and not experiment.published.is_file():
@@ -176,16 +183,26 @@ def rehearsal(experiment: Experiment) -> Experiment:
         pretrain=replace(experiment.pretrain, **tiny),
         finetune=replace(experiment.finetune, **tiny),
         predict=replace(experiment.predict, tile_size=64, threads=1, precision="fp32"),
+        annotate=_few_annotated(experiment.annotate),
         few=4,
         tiny_network=_TINY_NETWORK,
     )
 
 
+def _few_annotated(annotation: Annotation) -> Annotation:
+    fit = replace(
+        annotation.fit, trunk="scratch", weights="auto", learns="auto", width=8, zoom=1.0, steps=2, batch_size=2, crop=64, folds=2,
+        threads=1, precision="fp32", accumulate=1, workers=0, device="cpu",
+    )  # fmt: skip
+    apply = replace(annotation.apply, tile_size=64, overlap=-1, flips=False, threads=1, precision="fp32", device="cpu")
+    return replace(annotation, fit=fit, apply=apply)
+
+
 def _few_starts(starts: tuple[Start, ...]) -> tuple[Start, ...]:
-    """Every chain once; the first chain with all that is loaded of it."""
+    """Every chain once; the first chain with all that is loaded of it; and the labels of the protocol."""
     first = next((start for start in starts if start.on), Start())
-    once = {start.on: start for start in reversed(starts)}.values()
-    return tuple(s for s in starts if s in once or (s.on, s.steps) == (first.on, first.steps))
+    once = {(start.on, start.learns): start for start in reversed(starts)}.values()
+    return tuple(s for s in starts if s in once or (s.on and (s.on, s.steps) == (first.on, first.steps)))
 
 
 def _data(node: Node) -> DataSpec:
@@ -217,13 +234,16 @@ def _labels(node: Node, data: Mapping[str, DataSpec]) -> LabelSpec:
 
 
 def _starts(node: Node, labels: Mapping[str, LabelSpec]) -> tuple[Start, ...]:
-    """Every item is "none", or a map; in a map `on`, `load` and `steps` may be lists, and all combinations are meant."""
+    """Every item is "none", D0 to D4, or a map; in a map `on`, `load` and `steps` may be lists, and all combinations are meant."""
     out: list[Start] = []
     for item in node.value if isinstance(node.value, list) else [node]:
+        if item.plain in PROTOCOL:
+            out.append(Start(learns=str(item.plain)))
+            continue
         if item.plain == SCRATCH or item.plain is None:
             out.append(Start())
             continue
-        given = _map(item, "none, or a start such as {on: PL, load: [overall, head]}")
+        given = _map(item, "none, D0 to D4, or a start such as {on: PL, load: [overall, head]}")
         _known(given, _START_KEYS)
         between = _one_of(given.get("between", Node("overall", item.where)), LOADS, "part")
         chains = _list(_needed(given, "on", item), lambda n: tuple(_one_of(part, labels, "label set") for part in _chain(n)))
@@ -234,6 +254,16 @@ def _starts(node: Node, labels: Mapping[str, LabelSpec]) -> tuple[Start, ...]:
     if twice:
         raise SettingsError(f"{node.where}starts: {twice[0]!r} comes twice.")
     return tuple(out)
+
+
+def _annotation(node: Node) -> Annotation:
+    """`share`, and under `fit` and `apply` the settings of `annotate fit` and `annotate apply`; the grid decides seeds."""
+    given = _keys(node, "share, fit and apply")
+    _known(given, ("share", "fit", "apply"))
+    share = coerce(Annotation, "share", given["share"].plain, given["share"].where) if "share" in given else Annotation().share
+    fit = _settings(AnnotateSettings, given.get("fit"), without=("seed", "background"))
+    apply = _settings(ApplySettings, given["apply"]) if "apply" in given else Annotation().apply
+    return Annotation(share, fit, apply)
 
 
 def _chain(node: Node) -> list[Node]:

@@ -25,7 +25,7 @@ from terralabel.runs.progress import Progress, Silent
 __all__ = ["ExperimentResult", "experiment_plan", "run_experiment"]
 
 #: What a folder of an experiment may hold of its own.
-_OWN = ("cells.csv", "experiment.yaml", "table.md", "table.csv", "table.tex", "chart.png", "data", "labels", "pretrained", "work",
+_OWN = ("cells.csv", "experiment.yaml", "table.md", "table.csv", "table.tex", "chart.png", "data", "labels", "annotated", "pretrained", "work",
         "truth", "failures", ".lock")  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from terralabel.recipes.settings import stored as stored_labelling
 from terralabel.runs.folder import digest
 from terralabel.train.segmentation.settings import stored
 
-__all__ = ["Cell", "Ledger", "Row", "cells_of", "data_digest", "label_digest", "pretraining_digest"]
+__all__ = ["Cell", "Ledger", "Row", "annotation_digest", "cells_of", "data_digest", "label_digest", "pretraining_digest"]
 
 _COLUMNS = (
     "data", "network", "start", "images", "seed", "status", "miou", "miou_without", "macc", "mf1", "boundary_f",
@@ -81,6 +81,7 @@ def cells_of(experiment: Experiment) -> Iterator[Cell]:
             "seed": seed,
             "finetune": stored(experiment.finetune),
             "predict": stored(experiment.predict),
+            **({"learns": [start.learns, annotation_digest(experiment, data, seed)]} if start.learns else {}),
         }
         yield Cell(data, network, start, images, seed, digest(made))
 
@@ -92,6 +93,14 @@ def pretraining_digest(experiment: Experiment, network: str, start: Start, seed:
     between = start.between if len(start.on) > 1 else ""
     used = experiment.tiny_network or network
     return digest([labels, between, start.steps, used, seed, experiment.few, {**stored(experiment.pretrain), "seed": seed}])
+
+
+def annotation_digest(experiment: Experiment, data: str, seed: int) -> str:
+    """Names a split of a data set, the model that learned from its few labels, and what that made of the rest."""
+    annotation = experiment.annotate
+    apply = {**stored(annotation.apply), "promise": annotation.apply.promise, "review": annotation.apply.review}
+    made = [annotation.share, stored(annotation.fit), apply, experiment.data[data].background]
+    return digest([data_digest(experiment, data), seed, made])
 
 
 def label_digest(experiment: Experiment, name: str) -> str:

@@ -22,7 +22,8 @@ from terralabel.imagery.datasets import open_labelled, read_label
 from terralabel.imagery.painter import write_demo
 from terralabel.recipes.detected import detect_label
 from terralabel.recipes.experiment.config import DataSpec, Experiment, LabelSpec, Start
-from terralabel.recipes.experiment.ledger import Cell, data_digest, label_digest, pretraining_digest
+from terralabel.recipes.experiment.ledger import Cell, annotation_digest, data_digest, label_digest, pretraining_digest
+from terralabel.recipes.experiment.protocol import Protocol, as_ids
 from terralabel.recipes.finetune import finetune
 from terralabel.recipes.label import label_settings
 from terralabel.recipes.predict import Predicted, predict
@@ -60,7 +61,7 @@ class Stages:
         """Fine-tune from the cell's start, predict the images to test on, compare. `work`: the cell's own folder."""
         start = self._pretrained(cell.network, cell.start, cell.seed) if cell.start.on else None
         learned, tested = self._split(cell.data)
-        self._finetuned(cell, learned, start, work / "tuned")
+        self._finetuned(cell, self._annotated(cell, learned) if cell.start.learns else learned, start, work / "tuned")
         images = [item.image for item in tested.images]
         predicted = predict(work / "tuned", images, work / "predicted", self.experiment.predict, progress=self.progress)
         if predicted.failures:
@@ -132,6 +133,25 @@ class Stages:
     def _labelled_images(self, spec: LabelSpec) -> LabelledSet:
         return _some(self._whole(spec.of).split(*spec.splits), self.experiment.few) if spec.splits else self._split(spec.of)[0]
 
+    def _annotated(self, cell: Cell, learned: LabelledSet) -> LabelledSet:
+        """The labels of D0 .. D4; in a rehearsal, where automatic ones are no good, always with the few true ones."""
+        which = cell.start.learns
+        if self.experiment.few and which not in ("D0", "D2"):
+            which = "D3"
+        return self._protocol(cell, learned).learned_from(which)
+
+    def _protocol(self, cell: Cell, learned: LabelledSet) -> Protocol:
+        """The split of a data set by a seed, its model and the labels that it made; shared by all networks and starts."""
+        name = annotation_digest(self.experiment, cell.data, cell.seed)
+        out = (self.out / "annotated" / f"{_slug(cell.data)}-{name}").absolute()
+        background = self.experiment.data[cell.data].background
+
+        def make() -> Protocol:
+            ids = as_ids(learned, (self.out / "truth" / f"{self._folder(cell.data)}-learned").absolute())
+            return Protocol(ids, self.experiment.annotate, cell.seed, out, background, self.progress)
+
+        return self._once("annotated", name, make)
+
     # --------------------------------------------------------------------------------------------------------- networks
 
     def _pretrained(self, network: str, start: Start, seed: int) -> Path:
@@ -163,7 +183,8 @@ class Stages:
             finetune(few, out, settings, start=start, load=cell.start.load, progress=self.progress)
             return
         key = f"{cell.data} {settings.sensor} {settings.bands}"
-        radiometry = self._once("radiometry", key, lambda: fitted_radiometry(learned, settings, self.progress))
+        everything = self._split(cell.data)[0]
+        radiometry = self._once("radiometry", key, lambda: fitted_radiometry(everything, settings, self.progress))
         train("finetune", few, radiometry, out, settings, progress=self.progress)
 
     def _network(self, name: str) -> str:

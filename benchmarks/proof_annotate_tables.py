@@ -1,0 +1,183 @@
+"""The tables and pictures of `proof_annotate.py`, from its cells."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from terralabel.core.files import write_text
+from terralabel.evaluate.bars import Bar, Group, draw_bars
+from terralabel.evaluate.calibration import quality_report, reliability_picture, risk_coverage_picture
+from terralabel.testing.coarse import KINDS
+
+__all__ = ["Cell", "read_cells", "write_results"]
+
+_STARTS = ("D0", "D1", "D2", "D3", "D4", "forest", "unet")
+_MEASURES = (("target", "target IoU"), ("miou", "mIoU"), ("precision", "P"), ("recall", "R"), ("f1", "F1"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: its set, what it is ("judge", "D0" .. "D4", "forest", "unet", or a kind of coarse labels), the seed."""
+
+    data_set: str
+    what: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A file name."""
+        return f"{self.data_set}-{self.what}-{self.seed}"
+
+
+def read_cells(out: Path) -> dict[Cell, dict[str, Any]]:
+    """Cell -> what was found, of all that are done."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "cells").glob("*.json"))]
+    return {Cell(**record["cell"]): record for record in records}
+
+
+def write_results(out: Path) -> str:
+    """`annotate.md`, and the pictures of what is there; returns the tables as Markdown."""
+    cells = read_cells(out)
+    parts = [protocol_table(cells), measures_table(cells), judge_table(cells), enhance_table(cells), cost(cells)]
+    text = "\n\n".join(part for part in parts if part)
+    write_text(out / "annotate.md", text + "\n")
+    groups = _protocol_bars(cells)
+    if groups:
+        draw_bars(out / "protocol.png", "target IoU on test images, %", groups)
+    groups = _enhance_bars(cells)
+    if groups:
+        draw_bars(out / "enhance.png", "IoU to the truth before and after, %", groups)
+    predicted, true, _ = _judged(cells, _sets(cells))
+    if len(true) > 1:
+        reliability_picture(out / "reliability.png", predicted, true)
+        risk_coverage_picture(out / "risk_coverage.png", predicted, true)
+    return text
+
+
+def _sets(cells: Mapping[Cell, Any]) -> list[str]:
+    return sorted({cell.data_set for cell in cells})
+
+
+def _of(cells: Mapping[Cell, dict[str, Any]], name: str, what: str) -> dict[int, dict[str, Any]]:
+    """Seed -> what was found."""
+    return {cell.seed: found for cell, found in cells.items() if (cell.data_set, cell.what) == (name, what)}
+
+
+def _values(cells: Mapping[Cell, dict[str, Any]], name: str, what: str, measure: str) -> dict[int, float]:
+    return {seed: float(found["measures"][measure]) for seed, found in _of(cells, name, what).items()}
+
+
+def shown(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and spread (n - 1); of one value there is no spread."""
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = ["| " + " | ".join(row) + " |" for row in (head, *lines)]
+    return "\n".join([rows[0], "|---|" + "--:|" * (len(head) - 1), *rows[1:]])
+
+
+def protocol_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
+    """Target IoU of every start; D1 over D0, D1 - D4 and D3 - D2, seed by seed."""
+    lines = []
+    for name in _sets(cells):
+        values = {what: _values(cells, name, what, "target") for what in _STARTS}
+        if not any(values.values()):
+            continue
+        row = [name, str(max(len(v) for v in values.values())), *(shown(list(values[what].values())) for what in _STARTS)]
+        ratio = [
+            values["D1"][s] / values["D0"][s] for s in sorted(values["D1"].keys() & values["D0"].keys()) if values["D0"][s]
+        ]
+        differences = [_differences(values[a], values[b]) for a, b in (("D1", "D4"), ("D3", "D2"))]
+        lines.append([*row, shown(ratio, 2), *differences])
+    head = ["set", "seeds", *_STARTS, "D1 / D0", "D1 - D4", "D3 - D2"]
+    return _table(head, lines) if lines else ""
+
+
+def _differences(one: Mapping[int, float], other: Mapping[int, float]) -> str:
+    found = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+    return f"{np.mean(found):+.3f}" if found else ""
+
+
+def measures_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
+    """All measures of every start, a row each."""
+    lines = []
+    for name in _sets(cells):
+        for what in _STARTS:
+            found = {measure: list(_values(cells, name, what, measure).values()) for measure, _ in _MEASURES}
+            if found["target"]:
+                images = [float(record["images"]) for record in _of(cells, name, what).values()]
+                lines.append([name, what, f"{np.mean(images):.0f}", *(shown(found[measure]) for measure, _ in _MEASURES)])
+    return _table(["set", "learned from", "images", *(title for _, title in _MEASURES)], lines) if lines else ""
+
+
+def _judged(cells: Mapping[Cell, dict[str, Any]], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Predicted and true IoU, and the decision, of the labels of some sets, all seeds."""
+    units = [unit for name in names for found in _of(cells, name, "judge").values() for unit in found["units"]]
+    units = [unit for unit in units if unit["true"] is not None]
+    predicted, true = (np.array([unit[key] for unit in units], dtype=np.float64) for key in ("quality", "true"))
+    return predicted, true, [unit["decision"] for unit in units]
+
+
+def judge_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
+    """The evaluator on B, which it has not seen: order, calibration, and how good what it accepted and rejected was."""
+    lines = []
+    names = _sets(cells)
+    for title, group in (*((name, [name]) for name in names), ("all sets", names)):
+        predicted, true, decisions = _judged(cells, group)
+        if len(true):
+            report = quality_report(predicted, true, decisions)
+            figures = (report.mean_true, report.spearman, report.auc, report.ece, report.kept, report.reviewed, report.rejected)
+            counts = f"{decisions.count('accept')} / {decisions.count('review')} / {decisions.count('reject')}"
+            lines.append([title, str(len(true)), counts, *("" if math.isnan(v) else f"{v:.3f}" for v in figures)])
+    head = ["set", "labels", "accept / review / reject", "true IoU", "Spearman", "AUC", "ECE", "accepted", "review", "rejected"]
+    return _table(head, lines) if lines else ""
+
+
+def enhance_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
+    """IoU of coarse labels to the truth before and after."""
+    lines = []
+    for name in _sets(cells):
+        for kind in KINDS:
+            found = _of(cells, name, kind).values()
+            before, after = ([float(r[when]["target"]) for r in found] for when in ("before", "after"))
+            if before:
+                gain = [b - a for a, b in zip(before, after, strict=True)]
+                lines.append([name, kind, str(len(before)), shown(before), shown(after), f"{np.mean(gain):+.3f}"])
+    return _table(["set", "labels", "seeds", "before", "after", "gain"], lines) if lines else ""
+
+
+def cost(cells: Mapping[Cell, dict[str, Any]]) -> str:
+    """One line on what it took."""
+    seconds = sum(float(record["cpu_seconds"]) for record in cells.values())
+    return f"{len(cells)} cells, {seconds / 60:.0f} minutes of one core." if cells else ""
+
+
+def _protocol_bars(cells: Mapping[Cell, dict[str, Any]]) -> list[Group]:
+    groups = []
+    for name in _sets(cells):
+        found = {what: 100 * np.array(list(_values(cells, name, what, "target").values())) for what in _STARTS}
+        bars = [Bar(what, float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else 0.0) for what, v in found.items() if len(v)]
+        groups += [Group(name, bars)] if bars else []
+    return groups
+
+
+def _enhance_bars(cells: Mapping[Cell, dict[str, Any]]) -> list[Group]:
+    groups = []
+    for name in _sets(cells):
+        for kind in KINDS:
+            found = list(_of(cells, name, kind).values())
+            if found:
+                bars = [Bar(when, 100 * float(np.mean([r[when]["target"] for r in found]))) for when in ("before", "after")]
+                groups.append(Group(f"{name} {kind}", bars))
+    return groups
