@@ -22,6 +22,7 @@ import terralabel
 from terralabel import contracts, errors, registry, testing
 from terralabel.cli.main import app
 from terralabel.core.settings import sentence
+from terralabel.recipes.quality_settings import QualitySettings
 from terralabel.recipes.settings import LabelSettings
 from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
@@ -32,6 +33,7 @@ SETTINGS: dict[type, str] = {
     LabelSettings: "`tl.label`",
     TrainSettings: "`tl.pretrain` and `tl.finetune`",
     PredictSettings: "`tl.predict`",
+    QualitySettings: "`tl.quality_fit` and `tl.quality_score`",
 }
 #: The records that stages share: module of terralabel.core -> names, in the order of reading.
 RECORDS = {
@@ -42,6 +44,7 @@ RECORDS = {
     "masks": ("Masks",),
     "objects": ("Objects",),
     "classes": ("Classes", "ClassEntry", "IGNORE", "distinct_color"),
+    "quality": ("Units", "Signals", "Verdicts"),
     "labelled": ("LabelledSet", "LabelledImage", "ByValue", "ByThreshold", "ByColor", "ByFolder", "ByCoverage", "Drawn"),
 }
 

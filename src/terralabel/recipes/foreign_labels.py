@@ -20,8 +20,10 @@ from terralabel.imagery.datasets.pairing import Found, find_rasters, pair_files
 from terralabel.imagery.datasets.reading import image_size, read_label
 from terralabel.imagery.radiometry import Radiometry, fit_radiometry
 from terralabel.imagery.raster import open_raster
+from terralabel.imagery.sniff import sniff
 from terralabel.imagery.sources import SourceFile, content_hash, find_sources
 from terralabel.imagery.tiles import scene_of
+from terralabel.imagery.wholeness import refuse_truncated
 from terralabel.recipes.ingest import Failure
 from terralabel.recipes.labels_run import LabelsRun, write_labels_run
 from terralabel.runs.folder import RunFolder
@@ -30,6 +32,8 @@ from terralabel.runs.progress import Progress
 __all__ = ["LabelReading", "adopt", "background_of"]
 
 _BLOCK = 1024
+#: (named source, image or None, label).
+_Pair = tuple[SourceFile, Path | None, Path]
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,11 @@ def adopt(
     """
     folder = labels / "labels" if (labels / "labels").is_dir() else labels
     found = _rasters(folder)
-    pairs, failures = _paired(found, images)
+    pairs, failures = _readable(*_paired(found, images))
     items = [LabelledImage(source.key, image or label, label) for source, image, label in pairs]
     classes, to_ids = class_list(folder, reading.classes or find_classes(labels), items, reading.ignore, reading.threshold)
     dataset = LabelledSet(labels.name, classes, tuple(items), to_ids)
+    no_object = background_of(classes, background)
     fitted = fit_radiometry([item.image for item in items]) if images is not None else None
     failures += [Failure(str(s.path), s.status, s.reason) for s in (fitted.unfit if fitted else ())]
     out.create()
@@ -98,7 +103,7 @@ def adopt(
         settings={"labels": str(labels), "images": None if images is None else str(images)},
         failures=failures,
         radiometry=None if fitted is None else fitted.radiometry,
-        background=background_of(classes, background),
+        background=no_object,
     )
 
 
@@ -110,7 +115,7 @@ def _rasters(place: Path) -> Found:
     return Found(place.parent, tuple(s.path for s in sources.files), tuple(s.reason for s in sources.skipped))
 
 
-def _paired(labels: Found, images: Path | None) -> tuple[list[tuple[SourceFile, Path | None, Path]], list[Failure]]:
+def _paired(labels: Found, images: Path | None) -> tuple[list[_Pair], list[Failure]]:
     """(named source, image or None, label) of every label, and labels without their image as failures."""
     if not labels.paths:
         raise InputError(f"{labels.folder} has no label rasters: expected PNG or TIFF, a class id a pixel.", "no-images")
@@ -127,6 +132,20 @@ def _paired(labels: Found, images: Path | None) -> tuple[list[tuple[SourceFile, 
         raise InputError(f"No label in {labels.folder} has the name of an image in {images}.", "no-equal-stems")
     of = dict(pairs)
     return [(source, source.path, of[source.path]) for source in find_sources(list(of)).files], failures
+
+
+def _readable(pairs: list[_Pair], failures: list[Failure]) -> tuple[list[_Pair], list[Failure]]:
+    """The pairs whose label is whole; the others are failures more."""
+    kept = []
+    for pair in pairs:
+        try:
+            refuse_truncated(pair[2], sniff(pair[2]))
+            kept.append(pair)
+        except InputError as error:
+            failures.append(Failure(str(pair[2]), error.status, str(error)))
+    if not kept:
+        raise InputError(f"None of {len(failures)} labels can be used; the first: {failures[0].reason}", failures[0].status)
+    return kept, failures
 
 
 def _one(

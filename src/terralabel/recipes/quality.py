@@ -15,7 +15,7 @@ from terralabel.core.files import write_text
 from terralabel.core.quality import Signals, Verdicts
 from terralabel.errors import InputError, SettingsError
 from terralabel.evaluate.calibration import QualityReport, quality_report, reliability_picture, risk_coverage_picture
-from terralabel.labels.quality.gate import Gate, gate_for_promise, gate_for_share
+from terralabel.labels.quality.gate import Gate, gate_for_promise, gate_for_share, parse_promise, parse_share
 from terralabel.labels.quality.judge import Judge, fit_judge, rules_judge
 from terralabel.labels.quality.reasons import reasons
 from terralabel.recipes.foreign_labels import LabelReading, adopt
@@ -44,6 +44,8 @@ __all__ = [
 _ACCEPT = 0.7
 #: Without a fitted judge, this share of the labels is left to a person.
 _REVIEW = 0.2
+#: With fewer scenes, tiles count as pictures when a judge is tested on pictures that it did not see.
+_FEW_SCENES = 10
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ def quality_fit(
     with _opened(Path(labels), images, None, reading or LabelReading(), settings, progress) as run:
         found = measure(run, settings, progress, truth_of(run, Path(truth), truth_reading or reading or LabelReading()))
         failures = (*getattr(run, "failed_sources", ()), *found.failures)
-    groups = [f"{key} {x} {y}" for key, (x, y, *_) in zip(found.scene, found.window.tolist(), strict=True)]
+    groups = found.scene
+    if len(set(groups)) < _FEW_SCENES:  # a mosaic or two: their tiles are the witnesses
+        groups = tuple(f"{key} {x} {y}" for key, (x, y, *_) in zip(found.scene, found.window.tolist(), strict=True))
     judge = fit_judge(found.signals, found.true, groups, units=settings.units, seed=settings.seed)
     report = save_judge(judge, Path(out), settings.reject)
     return Fitted(Path(out), judge, report, failures)
@@ -203,6 +207,10 @@ def quality_score(
 def _check_gate(judge: Judge, promise: str | None, review: str | float | None) -> None:
     if promise is not None and review is not None:
         raise SettingsError("--promise and --review: give one of them, a gate is set by either.")
+    if promise is not None:
+        parse_promise(promise)
+    if review is not None:
+        parse_share(review)
     if promise is not None and not judge.fitted:
         raise SettingsError(
             f"--promise {promise!r}: needs a judge that was fitted on labels with truth ({judge.note}): make one with `quality fit`,"

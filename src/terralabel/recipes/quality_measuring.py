@@ -12,7 +12,7 @@ from rasterio.windows import Window as RasterWindow
 
 from terralabel.core.classes import IGNORE
 from terralabel.core.grid import Window, plan_tiles
-from terralabel.core.labelled import ByThreshold, LabelledImage, LabelledSet
+from terralabel.core.labelled import LabelledImage, LabelledSet
 from terralabel.core.quality import Signals
 from terralabel.core.scene import Scene
 from terralabel.errors import InputError
@@ -72,16 +72,13 @@ def truth_of(run: Run | LabelsRun, folder: Path, reading: LabelReading) -> Truth
     by_path = {path: stems[stem] for stem, path in paths.items()}
     items = {by_path[ours].key: LabelledImage(by_path[ours].key, ours, true) for ours, true in pairs}
     classes, to_ids = class_list(folder, reading.classes, list(items.values()), reading.ignore, reading.threshold)
-    mine = {entry.id for entry in run.classes}
-    strangers = sorted({entry.id for entry in classes} - mine)
-    if strangers and not mine & {entry.id for entry in classes}:
+    mine, theirs = ({entry.id for entry in found} for found in (run.classes, classes))
+    if not mine & theirs:
         raise InputError(
-            f"The truth in {folder} has the classes {strangers[:8]}, the labels {sorted(mine)[:8]}: give equal ids to equal classes"
-            " (for clusters: `terralabel align`).",
+            f"The truth in {folder} has the classes {sorted(theirs)[:8]}, the labels {sorted(mine)[:8]}: give equal ids to equal"
+            " classes (for clusters: `terralabel align`).",
             "other-classes",
         )
-    if isinstance(to_ids, ByThreshold) and not {0, 1} <= mine:
-        raise InputError(f"A threshold makes the truth classes 0 and 1; the labels have {sorted(mine)[:8]}.", "other-classes")
     return Truth(LabelledSet(folder.name, classes, tuple(items.values()), to_ids), items)
 
 

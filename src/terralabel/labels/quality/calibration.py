@@ -29,20 +29,26 @@ class Calibration:
 
 
 def fit_calibration(scores: np.ndarray, target: np.ndarray) -> Calibration:
-    """Scores (n,) and what they should have been (n,), n >= 2.
+    """Scores (n,) in [0, 1] and what they should have been (n,).
 
     Centred isotonic regression (Oron and Flournoy 2017): each step of the isotonic fit becomes one knot at its mean score.
     """
     if len(scores) < ISOTONIC_FROM or np.ptp(scores) == 0:
-        slope = max(float(np.cov(scores, target)[0, 1] / max(np.var(scores, ddof=1), 1e-9)), _SLOPE)
-        mean_x, mean_y = float(np.mean(scores)), float(np.mean(target))
-        return _knots([0.0, 1.0], [mean_y - slope * mean_x, mean_y + slope * (1 - mean_x)])
+        return _line(scores, target)
     from sklearn.isotonic import IsotonicRegression
 
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit(scores, target).predict(scores)
     steps, member = np.unique(fitted, return_inverse=True)
     centre = np.bincount(member, scores) / np.bincount(member)
     return _knots(centre.tolist(), steps.tolist())
+
+
+def _line(scores: np.ndarray, target: np.ndarray) -> Calibration:
+    """The straight line of least squares; two more points say that 0 is 0 and 1 is 1, so that a few labels do not say too much."""
+    x, y = np.append(scores, [0.0, 1.0]), np.append(target, [0.0, 1.0])
+    slope = max(float(np.cov(x, y)[0, 1] / np.var(x, ddof=1)), _SLOPE)
+    at_zero = float(y.mean() - slope * x.mean())
+    return _knots([0.0, 1.0], [at_zero, at_zero + slope])
 
 
 def _knots(x: list[float], y: list[float]) -> Calibration:

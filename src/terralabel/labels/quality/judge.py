@@ -161,7 +161,7 @@ def fit_judge(
     """A judge from units whose true IoU is known ((n,) float; NaN rows are left out); `groups`: the picture of each.
 
     Predictions of a network must be of pictures it did not train on (out of fold), or it will be trusted too much. Fewer than
-    12 units or 4 pictures: rules only, which `note` says. Same input, same bytes.
+    6 units or 4 pictures: rules only, which `note` says. Same input, same bytes.
     """
     true, groups = np.asarray(true_iou, dtype=np.float64), np.asarray(groups)
     if len(true) != len(signals) or len(groups) != len(signals):

@@ -16,7 +16,7 @@ from terralabel.labels.quality.signals import SIGNALS
 __all__ = ["FEWEST", "FOREST_FROM", "WEIGHTS", "Model", "fit_model", "folds_of", "rules_model"]
 
 #: Units, and pictures, with truth below which nothing is fitted: rules only.
-FEWEST, FEWEST_PICTURES = 12, 4
+FEWEST, FEWEST_PICTURES = 6, 4
 #: Units from which a forest is tried.
 FOREST_FROM = 24
 _FOLDS = 5
