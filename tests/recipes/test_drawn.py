@@ -285,3 +285,17 @@ def test_finetune_learns_from_ten_shapes(images: Path, tmp_path: Path) -> None:
     assert (tmp_path / "tuned/drawn/labels/a.tif").is_file() and again.images == 1
     with pytest.raises(SettingsError, match="rest: only for labels that are shapes drawn in a GIS"):
         tl.finetune(images, tmp_path / "other", reading={"drawn": {"rest": "ground"}}, **settings)
+
+
+def test_annotate_fit_learns_from_shapes_and_labels_the_rest(images: Path, tmp_path: Path) -> None:
+    """Pixels that nobody drew are learned from nowhere; images without a shape are annotated."""
+    pytest.importorskip("torch")
+    import terralabel as tl
+
+    shapes = [("roof", ground(14, 18, 30, 38)), ("ground", ground(0, 0, 60, 10)), ("ground", ground(68, 4, 90, 60))]
+    path = save_shapes(tmp_path / "d.gpkg", shapes, "EPSG:4326")
+    few = {"trunk": "scratch", "width": 8, "steps": 2, "batch_size": 2, "crop": 64, "folds": 0, "threads": 1}
+    fitted = tl.annotate_fit(images, tmp_path / "model", labels=path, reading={"drawn": {"class_field": "class"}}, **few)
+    assert (fitted.images, [entry.name for entry in fitted.classes]) == (2, ["ground", "roof"])
+    run = tl.annotate_apply(tmp_path / "model", images / "far.tif", tmp_path / "run", flips=False, threads=1)
+    assert run.finished and run.label_path("far").is_file()
