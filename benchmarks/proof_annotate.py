@@ -16,7 +16,8 @@ same, so that every difference is one of labels. (B's images, without their trut
 Enhancement: coarse versions of true labels (`terralabel.testing.coarse`) go through `enhance`; the IoU to the truth before and after.
 
 Every cell is a small JSON file in `OUT/cells`, so that the proof goes on where it was stopped, a training inside a cell too. `OUT/annotate.md`
-has the tables, `OUT/*.png` the pictures. Its parts: `proof_annotate_tables.py`, `proof_annotate_baselines.py`.
+has the tables, `OUT/*.png` the charts, `OUT/labels-*.jpg` automatic labels beside the truth. Its parts: `proof_annotate_baselines.py`,
+`proof_annotate_pictures.py`, `proof_annotate_tables.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from PIL import Image
 
 import terralabel as tl
 from proof_annotate_baselines import forest_labels, unet_labels
+from proof_annotate_pictures import draw_labels
 from proof_annotate_tables import Cell, write_results
 from terralabel.core.classes import IGNORE
 from terralabel.core.files import write_text
@@ -100,7 +102,7 @@ class Proof:
     """One set and seed: the protocol on two thirds of the images, and networks downstream that are tested on the last third."""
 
     def __init__(self, data_set: DataSet, seed: int, plan: Plan, data: Path, out: Path) -> None:
-        self.data_set, self.seed, self.plan = data_set, seed, plan
+        self.data_set, self.seed, self.plan, self.out = data_set, seed, plan, out
         self.work = (out / "work" / f"{data_set.name}-{seed}").absolute()
         self.whole = data_set.labelled(data, out)
         order = np.random.default_rng(2024).permutation(len(self.whole)).tolist()
@@ -168,6 +170,7 @@ class Proof:
             }
             for k in range(len(verdicts))
         ]
+        draw_labels(self.protocol, [unit["true"] for unit in units], self.out / f"labels-{self.data_set.name}-{self.seed}.jpg")
         pairs = [(label[name], truth[name]) for name in sorted(truth)]
         classes = [entry.id for entry in self.whole.classes]
         return {"images": len(label), "units": units, "measures": measures(pairs, classes, self.data_set.background)}
