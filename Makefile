@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA ?= ../shared/data
 ENCODER ?= ../shared/weights/mobilenet_v2_imagenet.npz
 
-.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-nano proof-quality proof-pretrain proof-annotate proof-memory proof-seams proof-crash proof-qgis train-nano clean
+.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-nano proof-quality proof-refer proof-pretrain proof-annotate proof-memory proof-seams proof-crash proof-qgis train-nano clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ proof-nano: $(VENV)/all.stamp  ## masks nano beside tree: prompts, everything, c
 
 proof-quality: $(VENV)/all.stamp  ## scores of labels of other origin against their true IoU (DATA=folder)
 	$(BIN)/python benchmarks/proof_quality.py --data $(DATA) --json proof/quality.json --pictures proof/quality
+
+proof-refer: $(VENV)/all.stamp  ## refer: what point and boundary refinement are worth, whether relations pick the right things (DATA=folder)
+	$(BIN)/python benchmarks/proof_refer.py --data $(DATA) --json proof/refer.json
 
 proof-pretrain: $(VENV)/all.stamp  ## pre-trained against from scratch on 1, 3 and 10 labelled images (DATA=folder); goes on where it stopped
 	$(BIN)/python benchmarks/proof_pretrain.py --data $(DATA) --out proof/pretrain

@@ -104,7 +104,7 @@ def _regions(foreground: np.ndarray) -> np.ndarray:
     count, parts = cv2.connectedComponents(foreground.astype(np.uint8))
     depth = cv2.distanceTransform(np.pad(foreground, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     deepest = np.zeros(count, dtype=np.float32)
-    np.maximum.at(deepest, parts.ravel(), depth.ravel())
+    np.maximum.at(deepest, parts.ravel().astype(np.int64), depth.ravel())
     markers, marked = cv2.connectedComponents((foreground & (depth > 0.5 * deepest[parts])).astype(np.uint8))
     if markers == count:  # a marker each: nothing to cut
         return parts

@@ -105,15 +105,13 @@ def _queries(text: str | Mapping[str, str], settings: ReferSettings) -> tuple[tu
     asked = {text: text} if isinstance(text, str) else dict(text)
     if not asked:
         raise SettingsError("No texts: give one, or a mapping of texts to classes.")
+    phrases = {words: parse(words, relations=settings.relations) for words in asked}
     names = list(dict.fromkeys(_class_name(name) for name in asked.values()))
     if len(names) >= IGNORE:
         raise SettingsError(f"{len(names)} classes; labels hold at most {IGNORE - 1}: give more texts the same class.")
     ids = {name: number for number, name in enumerate(names, 1)}
     classes = Classes(tuple(ClassEntry(number, name, distinct_color(number - 1)) for name, number in ids.items()))
-    queries = [
-        Query(words, parse(words, relations=settings.relations), ids[_class_name(name)]) for words, name in asked.items()
-    ]
-    return tuple(queries), classes
+    return tuple(Query(words, phrases[words], ids[_class_name(name)]) for words, name in asked.items()), classes
 
 
 def _class_name(name: str) -> str:

@@ -175,9 +175,9 @@ def _to_ground(scene: Scene) -> Any:
     crs = parse_crs(scene.georeference.crs)
     if crs is None:
         return None
-    middle = scene.georeference.to_map(np.array([[scene.width / 2, scene.height / 2]]))
+    x, y = scene.georeference.to_map(np.array([[scene.width / 2, scene.height / 2]]))[0].tolist()
     try:
-        lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(*middle[0], errcheck=True)
+        lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y, errcheck=True)
         local = CRS.from_proj4(f"+proj=aeqd +lat_0={lat:.9f} +lon_0={lon:.9f} +datum=WGS84 +units=m")
         transformer = Transformer.from_crs(crs, local, always_xy=True)
     except ProjError:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from terralabel.export.corrections import Corrections
     from terralabel.imagery.radiometry import Radiometry
     from terralabel.imagery.raster import Raster
+    from terralabel.recipes.detected_run import DetectedRun
     from terralabel.recipes.folder_run import FolderRun
+    from terralabel.recipes.labels_run import LabelsRun
 
 __all__ = ["Run", "TileRow", "export_run", "open_run", "report_run", "require_finished"]
 
@@ -416,7 +418,7 @@ def export_run(run: Run | FolderRun, formats: Sequence[str], out: str | Path, pr
     return written
 
 
-def report_run(run: Run | FolderRun, out: Path | None = None, evaluation: Path | None = None) -> Path:
+def report_run(run: Run | LabelsRun | DetectedRun, out: Path | None = None, evaluation: Path | None = None) -> Path:
     """Write the HTML report, by default RUN/report.html; returns its path.
 
     evaluation: the JSON of `evaluate_labels(...).write_json`, to be shown in it. Raises `RunError` for a run that is not
