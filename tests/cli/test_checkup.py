@@ -73,3 +73,10 @@ def test_without_rasterio_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_optional_packages_are_optional() -> None:
     text, healthy = checkup()
     assert healthy and f"optional: pytest {version('pytest')}; not here: no-such-package-at-all" in text
+
+
+@pytest.mark.parametrize(("by", "said"), [("torch", "masks nano by torch"), ("", "pip install 'terralabel[nano]'")])
+def test_who_computes_masks_nano(by: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("terralabel.nets.nano.runtime.find_spec", lambda name: by if name == by else None)
+    text, healthy = checkup()
+    assert healthy and said in text

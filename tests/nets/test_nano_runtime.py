@@ -16,6 +16,7 @@ from terralabel.nets.nano import runtime, runtime_onnx, sampling
 from terralabel.nets.nano.runtime import Asked, Runtime, load_runtime
 from terralabel.nets.nano.runtime_onnx import GRAPHS, OnnxRuntime
 from terralabel.nets.nano.shipped import SHIPPED
+from terralabel.nets.weights import models_table
 
 torch = pytest.importorskip("torch")
 
@@ -159,10 +160,12 @@ def test_who_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [load_runtime(device=device).kind for device in ("auto", "cpu")] == ["onnx", "onnx"]
     with pytest.raises(SettingsError, match="give --device cpu"):
         load_runtime(device="cuda:77")
+    assert "nano, for --masks nano (computed by onnxruntime)" in models_table()
     there = {"torch"}
     monkeypatch.setattr(runtime, "find_spec", lambda name: name if name in there else None)
     assert load_runtime().kind == "torch"
     there.clear()
+    assert "nano, for --masks nano (pip install 'terralabel[nano]')" in models_table()
     with pytest.raises(MissingExtraError, match=r"onnxruntime: pip install 'terralabel\[nano\]'"):
         load_runtime()
     with pytest.raises(MissingExtraError, match=r"cuda needs torch: pip install 'terralabel\[torch\]'"):

@@ -27,7 +27,7 @@ _CORE = (
     "higra",
     "PIL:pillow",
 )
-_EXTRA = ("torch", "torchvision", "timm", "transformers", "safetensors", "geopandas", "pycocotools")
+_EXTRA = ("onnxruntime", "torch", "torchvision", "timm", "transformers", "safetensors", "geopandas", "pycocotools")
 _MODULES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "opencv-python-headless": "cv2"}
 
 
@@ -120,6 +120,7 @@ def _extras() -> tuple[bool, list[str]]:
             True, f"optional: {', '.join(have) or 'none installed'}" + (f"; not here: {', '.join(missing)}" if missing else "")
         )
     ]
+    lines.append(_line(True, _nano()))
     if any(h.startswith("torch ") for h in have):
         import torch
 
@@ -127,6 +128,14 @@ def _extras() -> tuple[bool, list[str]]:
         lines.append(_line(True, f"torch sees {', '.join(devices) if devices else 'no GPU; networks run on the CPU'}"))
         lines.append(_line(True, f"precision: fp32; bf16 {_bf16(bool(devices))}"))
     return True, lines
+
+
+def _nano() -> str:
+    """What `label --masks nano` will be computed by."""
+    from terralabel.nets.nano.runtime import who_computes
+
+    by = who_computes()
+    return f"masks nano by {by}" if by else "masks nano not here: pip install 'terralabel[nano]'"
 
 
 def _bf16(gpu: bool) -> str:

@@ -61,10 +61,10 @@ class Nano:
     """
 
     guess_thresh: float = 0.1
-    guess_nms_thresh: float = 0.55
+    guess_nms_thresh: float = 0.45
     pred_iou_thresh: float = 0.2
     nms_thresh: float = 0.85
-    max_guesses: int = 300
+    max_guesses: int = 200
     guesses_per_area: int = 64
     fill: bool = True
     min_size: int = 16
@@ -184,7 +184,8 @@ class Nano:
         asked = Asked(boxes, sure, points[:, None], ones, -ones[:, 0], None)
         decoded = decode(net, state, asked, _COARSE_GRID)
         good = np.flatnonzero(decoded[2] >= self.pred_iou_thresh)
-        found = replace(self._cut_out(*(values[good] for values in decoded), encoded.tile), point_coords=points[good])
+        logits, windows, expected = (values[good] for values in decoded)
+        found = replace(self._cut_out(logits, windows, expected, encoded.tile), point_coords=points[good])
         found = found.select(found.area >= self.min_size)
         if self.fill:
             found = _together(found, TreeMasks().generate(state.hierarchy))

@@ -73,13 +73,18 @@ def find(name: str) -> Path | None:
 
 
 def models_table() -> str:
-    """`list_models` as text for people."""
+    """`list_models` as text for people, and what comes with the package."""
+    from terralabel.nets.nano.runtime import who_computes
+
+    by = who_computes()
+    ready = f"computed by {by}" if by else "pip install 'terralabel[nano]'"
     rows = [("name", "file", "MB", "licence", "here", "use")]
     for model, path in list_models():
         size = f"{model.size / 1e6:.0f}" if model.size else "?"
         rows.append((model.name, model.file, size, model.licence, "yes" if path else "no", model.use))
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += ["", f"in the package: nano, for --masks nano ({ready})"]
     return "\n".join([*lines, f"cache: {cache_folder()} (TERRALABEL_CACHE moves it)"])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from terralabel.errors import MissingExtraError
 from terralabel.nets.nano.shipped import SHIPPED
 
-__all__ = ["Asked", "Runtime", "load_runtime"]
+__all__ = ["Asked", "Runtime", "load_runtime", "who_computes"]
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,25 @@ class Runtime(Protocol):
         ...
 
 
+def who_computes(device: str = "auto") -> str:
+    """The package that computes the network on `device`: "onnxruntime", "torch", or "" where none is installed."""
+    wanted = ("onnxruntime", "torch") if device in ("auto", "cpu") else ("torch",)
+    return next((name for name in wanted if find_spec(name) is not None), "")
+
+
 def load_runtime(weights: Path = SHIPPED, device: str = "auto") -> Runtime:
     """The runtime for `device`: "auto" and "cpu" mean the CPU, all else is a device of torch.
 
     Raises `MissingExtraError` where the packages are missing, `WeightsError` for a file that is not this network's.
     """
-    on_cpu = device in ("auto", "cpu")
-    if on_cpu and find_spec("onnxruntime") is not None:
+    found, on_cpu = who_computes(device), device in ("auto", "cpu")
+    if found == "onnxruntime":
         from terralabel.nets.nano.runtime_onnx import OnnxRuntime
 
         return OnnxRuntime(weights)
-    if find_spec("torch") is None:
-        needed = "onnxruntime: pip install 'terralabel[nano]'" if on_cpu else "torch: pip install 'terralabel[torch]'"
-        raise MissingExtraError(f"masks nano on {'the CPU' if on_cpu else device} needs {needed}.")
-    from terralabel.nets.nano.runtime_torch import TorchRuntime
+    if found == "torch":
+        from terralabel.nets.nano.runtime_torch import TorchRuntime
 
-    return TorchRuntime(weights, "cpu" if on_cpu else device)
+        return TorchRuntime(weights, "cpu" if on_cpu else device)
+    needed = "onnxruntime: pip install 'terralabel[nano]'" if on_cpu else "torch: pip install 'terralabel[torch]'"
+    raise MissingExtraError(f"masks nano on {'the CPU' if on_cpu else device} needs {needed}.")
