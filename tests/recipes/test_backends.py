@@ -15,7 +15,7 @@ from terralabel.cli.main import run as terralabel
 from terralabel.errors import SettingsError
 from terralabel.imagery.painter import write_demo
 from terralabel.recipes import measuring
-from terralabel.recipes.backends import resolve
+from terralabel.recipes.backends import make_generator, resolve
 from terralabel.recipes.label import label
 from terralabel.recipes.run import Run, open_run
 from terralabel.recipes.settings import LabelSettings
@@ -240,3 +240,7 @@ def test_features_suit_the_masks() -> None:
     assert pairs == {"tree": "appearance", "nano": "fused", "auto": "appearance"}
     with pytest.raises(SettingsError, match="features fused: the tree masks have no network"):
         resolve(LabelSettings(masks="tree", features="fused"))
+
+
+def test_nano_is_told_the_device() -> None:
+    assert make_generator(LabelSettings(masks="nano", device="cuda:1")).device == "cuda:1"

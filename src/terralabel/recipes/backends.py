@@ -72,9 +72,9 @@ def _generator(settings: LabelSettings, weights_files: tuple[Any, ...]) -> Any:
     if weights is not None:
         return _sam(weights, settings)
     _, grid, prompted = name.partition("everything:")
-    backend = registry.create(
-        "masks", prompted if grid else name, **({"min_size": settings.min_size} if name == "tree" else {})
-    )
+    named = prompted if grid else name
+    how = {"min_size": settings.min_size} if name == "tree" else {"device": settings.device} if named == "nano" else {}
+    backend = registry.create("masks", named, **how)
     return backend if hasattr(backend, "generate") and not grid else _everything(backend, settings)
 
 
