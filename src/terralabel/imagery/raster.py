@@ -26,7 +26,7 @@ from terralabel.imagery.sidecars import mask_beside, place_beside
 from terralabel.imagery.sniff import sniff
 from terralabel.imagery.wholeness import refuse_truncated
 
-__all__ = ["MAX_BLOCK_BYTES", "MAX_CHANNELS", "MAX_PIXELS", "Raster", "open_raster"]
+__all__ = ["MAX_BLOCK_BYTES", "MAX_CHANNELS", "MAX_PIXELS", "Raster", "georeference_of", "open_raster"]
 
 #: More channels than this are refused unless `bands` names those wanted.
 MAX_CHANNELS = 16
@@ -66,7 +66,7 @@ class Raster:
         names = [dataset.colorinterp[b - 1].name for b in self.bands]
         expanded = ("gray",) if self.count == 1 else ("red", "green", "blue")
         self.colors: tuple[str, ...] = tuple(names) if self._palette is None else expanded
-        self.georeference = _georeference(path, dataset)
+        self.georeference = georeference_of(path, dataset)
         self._nodata_values = [_fitting_nodata(dataset.nodatavals[b - 1], self._stored) for b in self.bands]
         self._rows: DecodedRows | None = None
         self._may_keep_rows = True
@@ -142,7 +142,7 @@ class Raster:
         elif self._mask_band:
             valid &= self._dataset.read_masks(self.bands[0], window=at, out_shape=valid.shape) > 0
         if self._mask_file is not None:
-            valid &= self._mask_file._decode(window, valid.shape)[0][..., 0] > 0
+            valid &= self._mask_file._decode(window, (raw.shape[1], raw.shape[2]))[0][..., 0] > 0
         return valid
 
     def close(self) -> None:
@@ -254,7 +254,7 @@ def _refuse_too_large(path: Path, dataset: Any, stored: np.dtype) -> None:
         )
 
 
-def _georeference(path: Path, dataset: Any) -> Georeference:
+def georeference_of(path: Path, dataset: Any) -> Georeference:
     """The file's own place, else that of a world file beside it; ground control points or RPCs alone are refused."""
     crs = dataset.crs.to_wkt() if dataset.crs else None
     a, b, c, d, e, f = tuple(dataset.transform)[:6]

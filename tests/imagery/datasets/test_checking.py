@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine
 from tests.imagery.datasets.fake import coco, isaid, noise, patches, save
 
+from terralabel.errors import InputError
 from terralabel.imagery.datasets import open_labelled
 from terralabel.imagery.datasets.checking import check_labelled, checkup_text, evenly
+from terralabel.imagery.radiometry import fit_radiometry
+from terralabel.runs.progress import Silent
+from terralabel.train.segmentation.survey import survey
 
 
 def test_shares_add_up(tmp_path: Path) -> None:
@@ -61,3 +69,37 @@ def test_a_sample_is_spread_evenly(tmp_path: Path) -> None:
     assert [item.key for item in evenly(dataset.images, 5)] == ["0", "2", "4", "6", "8"]
     assert len(evenly(dataset.images, 100)) == 10
     assert (check_labelled(dataset, 3).looked, check_labelled(dataset, 0).looked) == (3, 10)
+
+
+def raster(path: Path, pixels: np.ndarray, crs: str | None, left: float, pixel: float = 2.0) -> Path:
+    """A GeoTIFF of (H, W) uint8 at (left, 100)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = {} if crs is None else {"crs": crs, "transform": Affine(pixel, 0, left, 0, -pixel, 100)}
+    profile = {"driver": "GTiff", "width": pixels.shape[1], "height": pixels.shape[0], "count": 1, "dtype": "uint8", **place}
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(pixels, 1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("crs", "left", "pixel", "told"),
+    [
+        ("EPSG:32632", 500.0, 2.0, "is in EPSG:32632, its image a.tif in EPSG:32633: expected the grid of the image"),
+        ("EPSG:32633", 508.0, 2.0, "lies 4.0 pixels off its image a.tif"),
+        ("EPSG:32633", 500.0, 1.0, "lies 5.0 pixels off its image a.tif"),
+        ("EPSG:32633", 500.4, 2.0, ""),
+        (None, 0.0, 1.0, ""),
+    ],
+)
+def test_a_label_of_another_place_is_refused(tmp_path: Path, crs: str | None, left: float, pixel: float, told: str) -> None:
+    raster(tmp_path / "images/a.tif", noise(20, 30, 0)[..., 0], "EPSG:32633", 500.0)
+    raster(tmp_path / "labels/a.tif", patches(20, 30, 3, 0), crs, left, pixel)
+    dataset = open_labelled(tmp_path)
+    found = check_labelled(dataset)
+    assert len(found.failures) == bool(told) and told in "".join(found.failures)
+    radiometry = fit_radiometry([dataset.images[0].image]).radiometry
+    if told:
+        with pytest.raises(InputError, match=re.escape(told)):
+            survey(dataset, radiometry, Silent())
+    else:
+        assert survey(dataset, radiometry, Silent()).sizes == {"a": (30, 20)}

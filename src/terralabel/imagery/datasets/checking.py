@@ -12,6 +12,7 @@ from terralabel.core.grid import Window
 from terralabel.core.labelled import ByCoverage, LabelledImage, LabelledSet
 from terralabel.errors import InputError
 from terralabel.imagery.datasets.coco import CocoLabels
+from terralabel.imagery.datasets.places import refuse_elsewhere
 from terralabel.imagery.datasets.reading import image_size, read_label
 
 __all__ = ["Checkup", "check_labelled", "checkup_text", "evenly"]
@@ -69,6 +70,8 @@ def _same_size(dataset: LabelledSet, item: LabelledImage) -> tuple[int, int]:
             f"{item.image} is {size[0]} x {size[1]} pixels, its label {label[0]} x {label[1]}: they must be of one size.",
             "size",
         )
+    if shapes is None and item.label is not None:
+        refuse_elsewhere(item.image, item.label)
     return size
 
 

@@ -12,6 +12,7 @@ from terralabel.core.grid import Window
 from terralabel.core.labelled import LabelledImage, LabelledSet
 from terralabel.errors import InputError
 from terralabel.imagery.datasets import read_label
+from terralabel.imagery.datasets.places import refuse_elsewhere
 from terralabel.imagery.datasets.reading import image_size
 from terralabel.imagery.radiometry import Radiometry
 from terralabel.runs.progress import Progress
@@ -78,6 +79,7 @@ def _size(item: LabelledImage, radiometry: Radiometry) -> tuple[int, int]:
                 " expected equal sizes.",
                 "wrong-size",
             )
+        refuse_elsewhere(item.image, item.label)
     return size
 
 
