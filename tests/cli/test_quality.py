@@ -21,7 +21,8 @@ def test_a_judge_of_too_few_labels_says_so(say, finished: Path, painted: Path, t
 
 def test_what_is_wrong_is_one_line(say, finished: Path, tmp_path: Path) -> None:
     for words, told in (
-        (("score", finished, "--promise", "good ones"), "needs a judge that was fitted on labels with truth"),
+        (("score", finished, "--promise", "good ones"), 'expected "mean IoU >= X"'),
+        (("score", finished, "--promise", "mean IoU >= .8"), "needs a judge that was fitted on labels with truth"),
         (("score", finished, "--review", "many"), 'expected a share such as "20%" or .2'),
         (("score", finished, "--units", "picture"), "expected one of class, object"),
         (("score", finished, "--judge", tmp_path / "none.json"), "make one with `quality fit`"),

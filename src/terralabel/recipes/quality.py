@@ -21,7 +21,7 @@ from terralabel.labels.quality.reasons import reasons
 from terralabel.recipes.foreign_labels import LabelReading, adopt
 from terralabel.recipes.ingest import Failure
 from terralabel.recipes.labels_run import LabelsRun, is_labels
-from terralabel.recipes.quality_measuring import Measured, measure, truth_of
+from terralabel.recipes.quality_measuring import Measured, labelled_scenes, measure, truth_of
 from terralabel.recipes.quality_settings import QualitySettings
 from terralabel.recipes.quality_store import label_hashes, load_signals, save_verdicts
 from terralabel.recipes.run import Run, open_run, require_finished
@@ -261,7 +261,7 @@ def gate_notes(judge: Judge, gate: Gate, signals: Signals) -> dict[str, Any]:
 
 def _measured(run: Run | LabelsRun, settings: QualitySettings, progress: Progress) -> tuple[Measured, dict[str, Any]]:
     """The signals of a run: those that are stored, where labels, images and settings are still the same; else measured."""
-    hashes = label_hashes({scene.key: run.label_path(scene.key) for scene in run.scenes})
+    hashes = label_hashes(labelled_scenes(run))
     wanted = {name: value for name, value in asdict(settings).items() if name != "reject"}
     notes: dict[str, Any] = {"labels": hashes, "images": {s.key: s.sha256 for s in run.scenes}, "measured": wanted}
     stored = load_signals(run.folder)

@@ -33,7 +33,7 @@ from terralabel.recipes.quality_settings import QualitySettings
 from terralabel.recipes.run import Run
 from terralabel.runs.progress import Progress
 
-__all__ = ["Measured", "Truth", "measure", "truth_of"]
+__all__ = ["Measured", "Truth", "labelled_scenes", "measure", "truth_of"]
 
 #: Most pictures whose pixels a classifier learns from; of more, as many evenly spread.
 _LEARNED = 400
@@ -64,10 +64,17 @@ class Truth:
         return None if item is None else read_label(self.dataset, item, window)
 
 
+def labelled_scenes(run: Run | LabelsRun) -> dict[str, Path]:
+    """Scene key -> label raster of the scenes that have one; those over which a worker died have none."""
+    places = {scene.key: run.folder.labels_path / f"{scene.key}.tif" for scene in run.scenes}
+    return {key: path for key, path in places.items() if path.is_file()}
+
+
 def truth_of(run: Run | LabelsRun, folder: Path, reading: LabelReading) -> Truth:
     """The true masks of equal stems in a folder; `InputError` when there are none, or their classes are not the labels'."""
-    stems = {f"{s.split}/{s.stem}" if s.split else s.stem: s for s in run.scenes}
-    paths = {stem: run.label_path(scene.key) for stem, scene in stems.items()}
+    there = labelled_scenes(run)
+    stems = {f"{s.split}/{s.stem}" if s.split else s.stem: s for s in run.scenes if s.key in there}
+    paths = {stem: there[scene.key] for stem, scene in stems.items()}
     pairs, _, _ = paired_stems(paths, folder, str(run.path))
     by_path = {path: stems[stem] for stem, path in paths.items()}
     items = {by_path[ours].key: LabelledImage(by_path[ours].key, ours, true) for ours, true in pairs}
@@ -88,7 +95,8 @@ def measure(run: Run | LabelsRun, settings: QualitySettings, progress: Progress,
     A scene that cannot be read is a failure, and the others go on. Memory: one picture, and the pixels that a classifier drew.
     """
     reader = _Reader(run, settings)
-    scenes = [scene for scene in run.scenes if truth is None or scene.key in truth.items]
+    there = labelled_scenes(run)
+    scenes = [scene for scene in run.scenes if scene.key in there and (truth is None or scene.key in truth.items)]
     plans = [(scene, plan.core) for scene in scenes for plan in _pictures(scene, settings)]
     failures: dict[str, Failure] = {}
     if settings.pixels and reader.has_images:
