@@ -29,8 +29,9 @@ LAYERS = {
     "testing": 3,
     "train": 3,
     "recipes": 4,
-    "cli": 5,
-    "__main__": 6,
+    "review": 5,
+    "cli": 6,
+    "__main__": 7,
 }
 MODULES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
 

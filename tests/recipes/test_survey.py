@@ -20,8 +20,10 @@ def test_a_survey_counts_every_object_once(run: Run) -> None:
         assert [s.score for s in card.typical[:3]] == sorted((s.score for s in card.typical[:3]), reverse=True)
         assert {s.cluster_id for s in (*card.typical, *card.uncertain)} == {card.cluster}
     assert all(0 < share <= 1 and a < b for (a, b), share in survey.touching.items()) and survey.touching
-    a, b = sorted(survey.cards)[:2]
-    assert survey.apart(a, b) == pytest.approx(survey.apart(b, a)) and survey.apart(a, a) == 0
+    ids, apart = survey.distances
+    assert ids == sorted(survey.cards) and np.allclose(apart, apart.T) and np.isinf(np.diag(apart)).all() and apart.min() > 0
+    a, b = survey.cards[ids[0]], survey.cards[ids[1]]
+    assert apart[0, 1] == pytest.approx(np.linalg.norm(a.centre - b.centre) / (a.spread + b.spread), rel=1e-5)
 
 
 def test_the_cache_gives_the_same_back(run: Run) -> None:

@@ -16,7 +16,7 @@ from terralabel.export import picture
 from terralabel.export.markup import ImageBudget, histogram, number, percent, text
 from terralabel.export.specimens import THUMBNAIL, ClassFacts, ReportView, RunFacts, Specimen, label_raster
 
-__all__ = ["CARDS", "PictureView", "cards_section", "class_name", "crop", "overlay_section", "view"]
+__all__ = ["CARDS", "PictureView", "cards_section", "class_name", "crop", "overlay_section", "read_labels", "view"]
 
 #: Classes that get a card with pictures; the rest stand in the table only.
 CARDS = 150
@@ -56,7 +56,7 @@ def _overlay_windows(scenes: tuple[Scene, ...], count: int) -> list[tuple[Scene,
     return places[:count]
 
 
-def _read_labels(path: Path, window: Window, size: tuple[int, int]) -> np.ndarray:
+def read_labels(path: Path, window: Window, size: tuple[int, int]) -> np.ndarray:
     """Class ids of a window, nearest neighbour, at `size` (h, w)."""
     import rasterio
     from rasterio.windows import Window as Block
@@ -98,7 +98,7 @@ def overlay_section(run: ReportView, count: int, budget: ImageBudget) -> str:
         except TerraLabelError as error:  # an image that has gone since: the report says so and goes on
             budget.unreadable.append(str(error))
             continue
-        labels = _read_labels(path, window, (image.shape[0], image.shape[1]))
+        labels = read_labels(path, window, (image.shape[0], image.shape[1]))
         painted = picture.overlay(image, labels, run.classes, opacity=0.55)
         uris = [budget.uri(picture.encode_jpeg(side, 80)) for side in (image, painted)]
         if None in uris:

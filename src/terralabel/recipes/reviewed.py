@@ -8,12 +8,14 @@ A row's `what` may have:
     clusterer     digest of the clusters it speaks of
     classes       class id -> {"name", "color", "clusters"} as it is now, None when it is no more
     corrections   {"add": [records of `export.corrections`, each with a source of its own], "remove": [sources]}
+    split         a person's split of a cluster, as `split_record` gives it
     reclass       identity of a correction (`identity`) -> the class id it has now
     verdicts      key of a judged label (`quality_people.unit_key`) -> {"decision", "class_id", "who"}, None when it is open again
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -22,12 +24,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from terralabel.clusters.kmeans import OnlineKMeans
 from terralabel.core.classes import ClassEntry, Classes
 from terralabel.core.files import write_text
 from terralabel.export.corrections import Correction, Corrections, correction_of, load_corrections, record_of, save_corrections
+from terralabel.recipes.painting import ClusterSplit, load_splits, save_splits
 from terralabel.recipes.quality_people import load_people, save_people
 from terralabel.recipes.relabel import assign, moved_classes, refresh_labels, write_classes
-from terralabel.runs.engine import engine_for
+from terralabel.runs.engine import InlineEngine, engine_for
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.journal import Entry, Journal
 from terralabel.runs.progress import Progress, Silent
@@ -43,8 +49,11 @@ __all__ = [
     "journal_path",
     "replayed_classes",
     "replayed_corrections",
+    "replayed_verdicts",
     "settle_review",
     "settled",
+    "split_record",
+    "store_splits",
 ]
 
 
@@ -130,6 +139,42 @@ def replayed_verdicts(verdicts: Mapping[str, Any], entries: Iterable[Entry]) -> 
     return held
 
 
+# --------------------------------------------------------------------------------------------------------------- splits
+
+
+def split_record(split: ClusterSplit) -> dict[str, Any]:
+    """A split as a JSON object: its clusters and the arrays of its clusterer."""
+    arrays = {
+        name: [array.dtype.str, list(array.shape), base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()]
+        for name, array in ((name, np.asarray(value)) for name, value in split.clusterer.state().items())
+    }
+    return {"cluster": split.cluster, "ids": list(split.ids), "state": arrays}
+
+
+def _split_of(record: Mapping[str, Any]) -> ClusterSplit:
+    state = {
+        name: np.frombuffer(base64.b64decode(data), dtype=np.dtype(kind)).reshape(shape).copy()
+        for name, (kind, shape, data) in record["state"].items()
+    }
+    return ClusterSplit(int(record["cluster"]), tuple(record["ids"]), OnlineKMeans.from_state(state))
+
+
+def store_splits(run: Run, entries: Iterable[Entry]) -> None:
+    """Put the splits of journal rows with the run's own, unless they are there, and look up which objects they move.
+
+    An undone split stays stored: its parts are clusters of one class again.
+    """
+    path, clusterer = run.layout.splits_path(), clusterer_of(run)
+    splits = load_splits(path)
+    records = [e.what["split"] for e in entries if "split" in e.what and e.what["clusterer"] == clusterer]
+    fresh = [record for record in records if tuple(record["ids"]) not in {split.ids for split in splits}]
+    if fresh:
+        save_splits(path, [*splits, *(_split_of(record) for record in fresh)])
+    if records:
+        with closing(InlineEngine()) as engine:
+            assign(run.layout, engine, Silent())
+
+
 # ------------------------------------------------------------------------------------------------------ into the files
 
 
@@ -164,6 +209,9 @@ def settle_review(run: Run | FolderRun, progress: Progress) -> int:
 def _write(run: Run | FolderRun, entries: list[Entry]) -> None:
     """The class map, the corrections, and what people said of judged labels."""
     folder, before = run.folder, run.classes
+    layout = getattr(run, "layout", None)
+    if layout is not None:
+        store_splits(run, entries)  # type: ignore[arg-type]
     after = replayed_classes(before, entries, clusterer_of(run))
     path = folder.corrections_path / "corrections.jsonl"
     corrections = load_corrections(path)
@@ -173,12 +221,10 @@ def _write(run: Run | FolderRun, entries: list[Entry]) -> None:
     people = load_people(folder)
     if (said := replayed_verdicts(people, entries)) != people:
         save_people(folder, said)
-    if after != before:
-        layout = getattr(run, "layout", None)
-        if layout is None:
-            write_text(folder.classes_path, after.to_json() + "\n")
-        else:
-            write_classes(layout, after, touched=True)
+    if after != before and layout is not None:
+        write_classes(layout, after, touched=True)
+    elif after != before:
+        write_text(folder.classes_path, after.to_json() + "\n")
 
 
 def _repaint(run: Run | FolderRun, progress: Progress) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _VERSION = 1
 ROOM = 36
 #: Pixels that are looked at to see which clusters touch.
 _TOUCHED = 48_000_000
+#: More clusters than this are not compared with one another.
+_COMPARED = 2000
 
 
 @dataclass
@@ -64,14 +67,21 @@ class Survey:
         """Pixels of all objects."""
         return sum(card.area for card in self.cards.values())
 
-    def apart(self, a: int, b: int) -> float:
-        """Distance of two centres over the sum of the spreads: below 1 the clusters run into one another."""
-        first, second = self.cards[a], self.cards[b]
-        if not len(first.centre) or not len(second.centre):
-            return float("inf")
-        spread = first.spread + second.spread
-        distance = float(np.linalg.norm(first.centre - second.centre))
-        return distance / spread if spread > 0 else float("inf")
+    @cached_property
+    def distances(self) -> tuple[list[int], np.ndarray]:
+        """(clusters, (k, k) float64: distance of two centres over the sum of their spreads); infinite on the diagonal.
+
+        Below 1 the clusters run into one another.
+        """
+        cards = [card for card in self.cards.values() if len(card.centre)][:_COMPARED]
+        centres = np.array([card.centre for card in cards], dtype=np.float64).reshape(len(cards), -1)
+        spread = np.array([card.spread for card in cards])
+        square = (centres**2).sum(axis=1)
+        distance = np.sqrt(np.maximum(square[:, None] + square[None] - 2 * centres @ centres.T, 0))
+        both = spread[:, None] + spread[None]
+        apart = np.divide(distance, both, out=np.full_like(distance, np.inf), where=both > 0)
+        np.fill_diagonal(apart, np.inf)
+        return [card.cluster for card in cards], apart
 
 
 # ---------------------------------------------------------------------------------------------------------- surveying
@@ -213,7 +223,7 @@ def _save(path: Path, survey: Survey) -> None:
     ]
     masks = [np.packbits(item.mask) for *_, item in rows]
     offsets = np.concatenate([[0], np.cumsum([len(m) for m in masks])]).astype(np.int64)
-    columns = {
+    columns: dict[str, np.ndarray | Ragged] = {
         "cluster": np.array([row[0] for row in rows], dtype=np.int32),
         "shelf": np.array([row[1] for row in rows], dtype=np.int32),
         "scene": np.array([item.scene for *_, item in rows], dtype=str),
