@@ -30,6 +30,7 @@ import shapely
 
 from proof_masks import read_image
 from proof_nano import Proof, components, corners
+from terralabel.core import rle
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
 from terralabel.evaluate.instances import instance_masks
@@ -95,9 +96,10 @@ def tiles(proof: Proof, data: Path, limit: int | None, most: int) -> Iterator[tu
             yield Tile.from_array(read_image(path)), truth
 
 
-def overlap(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
-    """(pixels in both, pixels in either)."""
-    return int((one & other).sum()), int((one | other).sum())
+def overlap(masks: Masks, truth: Masks, k: int) -> tuple[int, int]:
+    """(pixels in both, pixels in either) of the masks number `k`."""
+    common = int((masks.crop(k) & rle.decode_box(truth.code(k), masks.bbox[k], truth.size)).sum())
+    return common, int(masks.area[k] + truth.area[k]) - common
 
 
 def things(masks: Masks) -> Things:
@@ -157,8 +159,7 @@ def prove(backend: Any, proof: Proof, data: Path, limit: int | None, most: int) 
             given = (boxes + np.random.default_rng(number).uniform(-moved, moved, boxes.shape) * size).astype(np.float32)
             for way, settings in WAYS.items():
                 masks = referred_masks(once, tile, given, **settings).masks
-                pairs = [overlap(mask, array) for mask, array in zip(masks, arrays, strict=True)]
-                overlaps.setdefault((moved, way), []).extend(pairs)
+                overlaps.setdefault((moved, way), []).extend(overlap(masks, truth, k) for k in range(len(truth)))
                 if way == "both":
                     judge(masks, arrays, asked, right[moved], meant[moved])
             began = time.process_time()
@@ -192,13 +193,14 @@ def judge(
     """Resolve every expression on the masks found, and compare what it picks with the truth."""
     height, width = masks.size
     ground = Ground(width, height, np.array([[0, 0], [width, 0], [width, -height], [0, -height]], float), "px")
-    found = {"thing": things(masks), "things": things(masks)}
+    found = dict.fromkeys(("thing", "things"), things(masks))
+    drawn = list(masks)
     for text, true in asked:
         which = set(resolve(parse(text), found, ground).which.tolist())
         right.append(which == true)
         chosen, wanted = (np.any([source[k] for k in picked], axis=0) if picked else np.zeros(masks.size, bool)
-                          for source, picked in ((list(masks), which), (arrays, true)))  # fmt: skip
-        meant.append(overlap(chosen, wanted))
+                          for source, picked in ((drawn, which), (arrays, true)))  # fmt: skip
+        meant.append((int((chosen & wanted).sum()), int((chosen | wanted).sum())))
 
 
 def mean_iou(pairs: list[tuple[int, int]]) -> float:

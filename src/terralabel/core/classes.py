@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from terralabel.errors import InputError
 
-__all__ = ["IGNORE", "ClassEntry", "Classes", "distinct_color"]
+__all__ = ["IGNORE", "ClassEntry", "Classes", "distinct_color", "plain_name"]
 
 #: The label of a pixel that has none, and the nodata value of label rasters. A class never has this id.
 IGNORE = 255
@@ -24,6 +24,22 @@ def distinct_color(index: int) -> str:
     value, saturation = [(0.90, 0.75), (0.65, 0.85), (0.95, 0.45)][index // 8 % 3]
     r, g, b = (round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
     return f"#{r:02x}{g:02x}{b:02x}"
+
+
+def plain_name(text: str) -> str:
+    """A name without case, article and plural, for comparing: "the Buildings" and "building" are one."""
+    words = text.casefold().split()
+    words = words[1:] if words and words[0] in ("the", "a", "an") else words
+    if not words:
+        return ""
+    last = words[-1]
+    if last.endswith("ies") and len(last) > 4:
+        last = f"{last[:-3]}y"
+    elif last.endswith(("ches", "shes", "sses", "xes")):
+        last = last[:-2]
+    elif last.endswith("s") and not last.endswith("ss") and len(last) > 3:
+        last = last[:-1]
+    return " ".join([*words[:-1], last])
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from terralabel.core.classes import plain_name
 from terralabel.core.grid import Window
 from terralabel.core.tile import Tile
 from terralabel.errors import ContractError
@@ -62,8 +63,8 @@ class GivenBoxes:
 
     def of(self, text: str) -> Located:
         """Those of the class that a text names, all over the scene."""
-        wanted = _plain(text)
-        which = [k for k, name in enumerate(self.names) if not name or _plain(name) == wanted or wanted in _ANYTHING]
+        wanted = plain_name(text)
+        which = [k for k, name in enumerate(self.names) if not name or plain_name(name) == wanted or wanted in _ANYTHING]
         return Located(self.xyxy[which].reshape(-1, 4), np.asarray(self.score, dtype=np.float32)[which])
 
     def locate(self, tile: Tile, text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -72,22 +73,6 @@ class GivenBoxes:
         x, y = (found.xyxy[:, 0] + found.xyxy[:, 2]) / 2, (found.xyxy[:, 1] + found.xyxy[:, 3]) / 2
         here = found.take(np.flatnonzero((x >= core.x) & (x < core.right) & (y >= core.y) & (y < core.bottom)))
         return (here.xyxy - np.array([window.x, window.y, window.x, window.y])).astype(np.float32), here.score
-
-
-def _plain(text: str) -> str:
-    """A name without case, article and plural, for comparing."""
-    words = text.casefold().split()
-    words = words[1:] if words and words[0] in ("the", "a", "an") else words
-    if not words:
-        return ""
-    last = words[-1]
-    if last.endswith("ies") and len(last) > 4:
-        last = f"{last[:-3]}y"
-    elif last.endswith(("ches", "shes", "sses", "xes")):
-        last = last[:-2]
-    elif last.endswith("s") and not last.endswith("ss") and len(last) > 3:
-        last = last[:-1]
-    return " ".join([*words[:-1], last])
 
 
 def joined_across_seams(parts: Sequence[tuple[Window, Located]], width: int, height: int) -> Located:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from terralabel import registry
-from terralabel.core.classes import IGNORE, ClassEntry, Classes, distinct_color
+from terralabel.core.classes import IGNORE, ClassEntry, Classes, distinct_color, plain_name
 from terralabel.core.files import write_text
 from terralabel.core.scene import Scene
 from terralabel.errors import RunError, SettingsError
@@ -220,7 +220,7 @@ def _find_jobs(
 ) -> list[FindJob]:
     import numpy as np
 
-    things = tuple(dict.fromkeys(thing for query in queries for thing in things_of(query.phrase)))
+    things = tuple({plain_name(t): t for query in reversed(queries) for t in reversed(things_of(query.phrase))}.values())[::-1]
     nothing = GivenBoxes(np.zeros((0, 4)), (), np.zeros(0, dtype=np.float32))
     radiometry = folder.radiometry_path.read_text(encoding="utf-8")
     jobs = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from terralabel.core.classes import IGNORE, Classes
+from terralabel.core.classes import IGNORE, Classes, plain_name
 from terralabel.core.objects import Objects
 from terralabel.core.scene import Scene
 from terralabel.errors import InputError, SettingsError
 from terralabel.export.ground import GroundArea, parse_crs
 from terralabel.export.polygons import object_polygons
-from terralabel.labels.phrases import Phrase
+from terralabel.labels.phrases import Phrase, things_of
 from terralabel.labels.relations import Ground, Things, resolve
 from terralabel.recipes.detected_run import painted_blocks
 from terralabel.runs.folder import RunFolder
@@ -81,9 +81,10 @@ def mean_scene(job: MeanJob) -> str:
 
     part = read_part(job.found)
     objects = found_objects(job.scene.key, part)
-    names = [str(name) for name in part.notes["things"]]
+    place = {plain_name(name): k for k, name in enumerate(part.notes["things"])}
+    asked = {thing: place[plain_name(thing)] for query in job.queries for thing in things_of(query.phrase)}
     try:
-        things, rows, ground = _things(job.scene, objects, names)
+        things, rows, ground = _things(job.scene, objects, asked)
         chosen, told = _chosen(job, things, rows, ground, objects)
     except (InputError, SettingsError) as error:
         return f"{getattr(error, 'status', 'relation')}: {' '.join(str(error).split())}"
@@ -152,8 +153,10 @@ def _taken(objects: Objects, which: np.ndarray, class_id: np.ndarray) -> Objects
     )
 
 
-def _things(scene: Scene, objects: Objects, names: Sequence[str]) -> tuple[dict[str, Things], dict[str, np.ndarray], Ground]:
-    """The things of each name, their rows among the objects, and the ground they stand on."""
+def _things(
+    scene: Scene, objects: Objects, asked: Mapping[str, int]
+) -> tuple[dict[str, Things], dict[str, np.ndarray], Ground]:
+    """The things of each name (`asked`: name -> number of the thing), their rows among the objects, and the ground they stand on."""
     pixels = object_polygons(objects)
     drawn = shapely.transform(pixels, lambda xy: xy * np.array([1.0, -1.0]))
     to_ground = _to_ground(scene)
@@ -166,7 +169,7 @@ def _things(scene: Scene, objects: Objects, names: Sequence[str]) -> tuple[dict[
         area = GroundArea(scene).per_pixel(middle[:, 0], middle[:, 1]) * objects.area
         area = np.where(np.isfinite(area), area, shapely.area(shapes))
     everything = Things(shapes, drawn, area, objects.area, objects.score)
-    rows = {name: np.flatnonzero(objects.class_id == k) for k, name in enumerate(names)}
+    rows = {name: np.flatnonzero(objects.class_id == k) for name, k in asked.items()}
     return {name: everything.take(which) for name, which in rows.items()}, rows, Ground(scene.width, scene.height, frame, unit)
 
 
