@@ -58,6 +58,7 @@ def test_prompts_are_drawn_where_they_are() -> None:
 def test_shipped_file_is_small_and_checked(tmp_path: Path) -> None:
     assert SHIPPED.stat().st_size <= 10_000_000
     assert load_network()[1] == SHA256
+    assert all(bool(value.isfinite().all()) for value in read_network()[0].state_dict().values())
     damaged = tmp_path / "nano.safetensors"
     data = bytearray(SHIPPED.read_bytes())
     data[-1] ^= 1

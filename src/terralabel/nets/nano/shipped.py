@@ -21,7 +21,7 @@ __all__ = ["SHA256", "SHIPPED", "load_network", "read_network", "read_weights", 
 
 #: The file in the package, and what it holds.
 SHIPPED = Path(__file__).with_name("nano.safetensors")
-SHA256 = "32ca0f4731a3850eeec7e7849743595b60804447f15042512e3636c734bf9e1b"
+SHA256 = "10062922f72b02b73e0d74b21aba57f858526d9e9e66c118b896188f692e5bbe"
 
 
 def write_network(state: dict[str, Tensor], path: Path) -> str:
