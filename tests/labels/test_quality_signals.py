@@ -64,6 +64,21 @@ def test_an_outline_on_the_edges_of_the_picture_beats_one_beside_them() -> None:
     assert right["edge_follow"][0] == 1.0
 
 
+@pytest.mark.parametrize(("grown", "away"), [(0, 0), (4, 4), (-4, 4)])
+def test_an_outline_that_is_too_wide_or_too_narrow_is_told(grown: int, away: int) -> None:
+    picture = np.repeat(np.where(square(80, 20, 60) == 1, 200, 50).astype(np.uint8)[..., None], 3, axis=2)
+    found = signals(evidence(square(80, 20 - grown, 60 + grown), picture), background=0)
+    assert found["edge_offset"][0] == pytest.approx(away, abs=1)
+
+
+def test_an_outline_that_would_fit_better_elsewhere_is_told() -> None:
+    label = square(80, 20, 60)
+    picture = np.repeat(np.where(label == 1, 200, 50).astype(np.uint8)[..., None], 3, axis=2)
+    there = signals(evidence(label, picture), background=0)["edge_shift"][0]
+    beside = signals(evidence(np.roll(label, 6, axis=1), picture), background=0)["edge_shift"][0]
+    assert there == pytest.approx(1.0) and beside < 0.7
+
+
 def test_shape_is_counted() -> None:
     label = np.zeros((50, 40), dtype=np.uint8)
     label[0:10, 0:10] = label[20:22, 20:22] = label[30:40, 5:15] = 1

@@ -68,13 +68,15 @@ class Model:
         kinds = _kind_of()
         served = np.ones(len(signals), dtype=bool)
         for kind in {kinds[name] for name in self.names} & set(_NEEDED):
-            columns = [signals.names.index(n) for n in self.names if kinds[n] == kind]
-            served &= np.isfinite(signals.values[:, columns]).any(axis=1)
+            columns = [i for i, name in enumerate(self.names) if kinds[name] == kind]
+            served &= np.isfinite(self.columns(signals)[:, columns]).any(axis=1)
         return served
 
     def columns(self, signals: Signals) -> np.ndarray:
-        """(n, s) float32 of the model's signals, NaN where they are not known."""
-        return signals.values[:, [signals.names.index(name) for name in self.names]]
+        """(n, s) float32 of the model's signals, NaN where they are not known, or were not measured when the others were."""
+        unknown = np.full((len(signals), 1), np.nan, dtype=np.float32)
+        order = [signals.names.index(name) if name in signals.names else len(signals.names) for name in self.names]
+        return np.hstack([signals.values, unknown])[:, order]
 
     def predict(self, values: np.ndarray) -> np.ndarray:
         """(n,) float64 in [0, 1] of what `columns` gave; NaN where nothing is known."""

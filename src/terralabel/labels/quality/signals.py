@@ -31,6 +31,12 @@ class Signal:
     share: bool = False
 
 
+#: How far an outline is moved or grown to see whether it would fit the picture better, and the step, pixels.
+_MOVED, _STEP = 8, 2
+#: Pixels of an outline that are looked at under every move; of longer ones as many evenly spread.
+_LOOKED = 2000
+
+
 #: Every signal, in the order of the columns.
 SIGNALS: tuple[Signal, ...] = (
     Signal("confidence_band", "outline", True),  # mean |2p - 1| at most 5 px from the outline
@@ -44,6 +50,8 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("edge_follow", "edges", True),  # share of the outline where the gradient is above the image's median
     Signal("edge_sharp", "edges"),  # gradient on the outline over that in the band around it
     Signal("side_contrast", "edges"),  # difference of mean colour inside and outside along the outline, in deviations
+    Signal("edge_offset", "edges"),  # how far from the outline, in or out, the gradient is strongest, pixels
+    Signal("edge_shift", "edges", True),  # gradient on the outline over that on the best outline moved by up to 8 px
     Signal("learned_iou", "pixels", True),  # IoU with what the classifier of pixels says
     Signal("learned_inside", "pixels", True),  # its mean probability in the mask
     Signal("learned_expected", "pixels", True),  # as expected_iou, by its probabilities
@@ -182,12 +190,37 @@ def _of_edges(picture: _Picture, piece: Piece) -> dict[str, float]:
         "edge_follow": float((gradient[line] > picture.median_gradient).mean()),
         "edge_sharp": on_line / max(around, 1e-3),
     }
+    found |= {"edge_offset": _offset(gradient, piece), "edge_shift": _shift(gradient, line)}
     inside, outside = band & piece.mask, band & ~piece.mask
     if inside.any() and outside.any():
         difference = np.abs(image[inside].mean(axis=0) - image[outside].mean(axis=0))
         deviation = np.sqrt((image[inside].var(axis=0) + image[outside].var(axis=0)) / 2)
         found["side_contrast"] = float((difference / (deviation + 1)).max())
     return found
+
+
+def _offset(gradient: np.ndarray, piece: Piece) -> float:
+    """Distance from the outline, inwards or outwards, of the ring of one pixel where the mean gradient is largest."""
+    inside = cv2.distanceTransform(piece.mask.astype(np.uint8), cv2.DIST_L2, 5)
+    outside = cv2.distanceTransform((~piece.mask).astype(np.uint8), cv2.DIST_L2, 5)
+    ring = np.where(piece.mask, _MOVED - np.ceil(inside), _MOVED - 1 + np.ceil(outside)).astype(np.int32)
+    counted = piece.known & (ring >= 0) & (ring < 2 * _MOVED)
+    total = np.bincount(ring[counted], gradient[counted], 2 * _MOVED)
+    number = np.bincount(ring[counted], minlength=2 * _MOVED)
+    best = int(np.argmax(np.where(number >= BAND, total / np.maximum(number, 1), -1)))
+    return float(abs(best - _MOVED + 0.5) - 0.5)
+
+
+def _shift(gradient: np.ndarray, line: np.ndarray) -> float:
+    """Mean gradient on the outline over the highest there would be, were it moved."""
+    rows, columns = np.nonzero(line)
+    if len(rows) > _LOOKED:
+        chosen = np.linspace(0, len(rows) - 1, _LOOKED).astype(int)
+        rows, columns = rows[chosen], columns[chosen]
+    moves = range(-_MOVED, _MOVED + 1, _STEP)
+    bottom, right = gradient.shape[0] - 1, gradient.shape[1] - 1
+    means = [float(gradient[np.clip(rows + y, 0, bottom), np.clip(columns + x, 0, right)].mean()) for y in moves for x in moves]
+    return float(gradient[rows, columns].mean()) / max(*means, 1e-3)
 
 
 def _of_pixels(picture: _Picture, piece: Piece) -> dict[str, float]:
