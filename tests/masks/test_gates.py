@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from terralabel.core.masks import Masks
+from terralabel.masks import gates
 from terralabel.masks.gates import (
     Passed,
     area_gate,
     clean_small_regions,
+    distinct_boxes,
     drop_duplicates,
     minimum_size,
     quality_gate,
@@ -121,6 +123,22 @@ def test_mask_duplicates_follow_brute_force(threshold: float) -> None:
     passed = drop_duplicates(masks, box_iou=None, mask_iou=threshold)
     assert passed.dropped["duplicate"] == 80 - len(keep) > 0
     np.testing.assert_array_equal(passed.masks.runs, masks.select(np.array(keep)).runs)
+
+
+def test_batches_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = random_masks(60, seed=2).select(np.arange(90) % 60)
+    whole = drop_duplicates(masks, box_iou=None, mask_iou=0.3).masks
+    monkeypatch.setattr(gates, "_PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr(gates, "_PIECES_AT_ONCE", 50)
+    parts = drop_duplicates(masks, box_iou=None, mask_iou=0.3).masks
+    np.testing.assert_array_equal(parts.runs, whole.runs)
+
+
+def test_only_the_first_distinct_boxes_are_wanted() -> None:
+    bbox = random_masks(80, seed=3).bbox
+    every = np.flatnonzero(distinct_boxes(bbox, 0.3))
+    np.testing.assert_array_equal(np.flatnonzero(distinct_boxes(bbox, 0.3, 5)), every[:5])
+    np.testing.assert_array_equal(np.flatnonzero(distinct_boxes(bbox, 0.3, 500)), every)
 
 
 def sam_small_regions(mask: np.ndarray, smallest: int, holes: bool) -> np.ndarray:

@@ -12,16 +12,18 @@ import pytest
 
 from terralabel.errors import MissingExtraError, SettingsError, WeightsError
 from terralabel.imagery.painter import paint_scene
-from terralabel.nets.nano import runtime, runtime_onnx, sampling
+from terralabel.nets.nano import runtime, sampling
 from terralabel.nets.nano.runtime import Asked, Runtime, load_runtime
-from terralabel.nets.nano.runtime_onnx import GRAPHS, OnnxRuntime
 from terralabel.nets.nano.shipped import SHIPPED
 from terralabel.nets.weights import models_table
 
+pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
+from terralabel.nets.nano import runtime_onnx  # noqa: E402
 from terralabel.nets.nano import windows as torch_windows  # noqa: E402
 from terralabel.nets.nano.network import NanoNet  # noqa: E402
+from terralabel.nets.nano.runtime_onnx import GRAPHS, OnnxRuntime  # noqa: E402
 from terralabel.nets.nano.runtime_torch import TorchRuntime  # noqa: E402
 from terralabel.nets.nano.shipped import write_network  # noqa: E402
 
