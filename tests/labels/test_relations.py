@@ -88,8 +88,8 @@ def test_the_steps_say_how_it_came():
     assert steps == (
         "6 'house' found",
         "1 'river' found",
-        "4 'house' side east of 'river'",
-        "1 'house' picked: most area",
+        "4 'house' east of 'river'",
+        "1 'house' picked: largest",
     )
 
 

@@ -25,6 +25,8 @@ _MAP = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0)}
 _MAP |= {f"{ns}-{ew}": (_HALF * _MAP[ew][0], _HALF * _MAP[ns][1]) for ns in ("north", "south") for ew in ("east", "west")}
 _PICTURE = {"up": (0, 1), "down": (0, -1), "right": (1, 0), "left": (-1, 0)}
 _PICTURE |= {f"{v}-{h}": (_HALF * _PICTURE[h][0], _HALF * _PICTURE[v][1]) for v in ("up", "down") for h in ("left", "right")}
+#: Sides of the picture as people say them.
+_SPOKEN = {"up": "above", "down": "below"}
 #: Outlines this many pixels apart still touch.
 _TOUCH = 1.5
 #: Distances are right to their last digits only.
@@ -106,16 +108,28 @@ def _other(phrase: Phrase | None, found: Mapping[str, Things], ground: Ground) -
 
 
 def _told(condition: Condition) -> str:
-    name = f" {condition.name}" if condition.name else ""
-    amount = f" {condition.amount:g} {condition.unit}" if condition.unit else ""
-    to = f" of {condition.to.thing!r}" if condition.to else ""
-    return f"{condition.kind}{name}{amount}{to}"
+    """A condition in words."""
+    to = repr(condition.to.thing) if condition.to else ""
+    amount = f"{condition.amount:g} {condition.unit}" if condition.unit else to
+    return {
+        "side": f"{_SPOKEN.get(condition.name, f'{condition.name} of')} {to}",
+        "place": "in the " + condition.name.replace("up", "upper").replace("down", "lower"),
+        "within": f"within {amount} of {to}",
+        "larger": f"larger than {amount}",
+        "smaller": f"smaller than {amount}",
+    }.get(condition.kind, f"{condition.kind} {to}")
 
 
 def _told_pick(pick: Pick) -> str:
-    order = "most" if pick.most else "least"
-    to = f" to {pick.to.thing!r}" if pick.to else ""
-    return f"{order} {pick.by}{to}" + (f", from number {pick.first}" if pick.first > 1 else "")
+    """A pick in words."""
+    most, least = {
+        "area": ("largest", "smallest"),
+        "length": ("longest", "shortest"),
+        "score": ("best", "worst"),
+        "distance": ("farthest from", "nearest to"),
+    }.get(pick.by, (f"farthest {_SPOKEN.get(pick.by, pick.by)}", ""))
+    to = f" {pick.to.thing!r}" if pick.to else ""
+    return (most if pick.most else least) + to + (f", from number {pick.first}" if pick.first > 1 else "")
 
 
 def _picked(pick: Pick, things: Things, other: Things | None) -> np.ndarray:

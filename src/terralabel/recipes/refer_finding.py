@@ -53,8 +53,8 @@ class FindJob:
 
 @lru_cache(maxsize=1)
 def make_locator(name: str, device: str) -> Locator:
-    """The locator of a name, loaded once in a process; `SettingsError` for a name that nobody knows."""
-    factory = registry.create("locators", name)
+    """The locator of a name, or of a folder that `refer fit` made; loaded once in a process. `SettingsError` if nobody knows it."""
+    factory = registry.create("locators", f"fitted:{name}" if Path(name).expanduser().is_dir() else name)
     on = getattr(factory, "on", None)
     return on(device) if callable(on) else factory
 
