@@ -75,7 +75,9 @@ proof-annotate: $(VENV)/all.stamp  ## labels from 30 % of them, coarse labels en
 	$(BIN)/python benchmarks/proof_annotate.py --data $(DATA) --encoder $(ENCODER) --out proof/annotate
 
 train-nano: $(VENV)/all.stamp  ## train the network of masks nano from its ImageNet encoder (DATA=folder, ENCODER=npz); hours
-	$(BIN)/python -m terralabel.train.segmenter --data $(DATA) --encoder $(ENCODER) --out build/nano
+	$(BIN)/python -m terralabel.train.segmenter --data $(DATA) --encoder $(ENCODER) --out build/nano/first
+	$(BIN)/python -m terralabel.train.segmenter --data $(DATA) --encoder $(ENCODER) --out build/nano --start build/nano/first/nano.safetensors \
+		--steps 4100 --seed 1 --rate 0.001 --thaw 0 --thaw-from 4
 
 proof-seams: $(VENV)/all.stamp  ## tiled against untiled on real images, five tile sizes (DATA=folder)
 	$(BIN)/python benchmarks/proof_seams.py --data $(DATA) --json proof/seams.json

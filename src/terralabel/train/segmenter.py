@@ -1,6 +1,6 @@
 """Train the network behind `masks nano`, from an ImageNet encoder to the file that ships.
 
-    python -m terralabel.train.segmenter --data DIR --encoder mobilenet_v2_imagenet.npz --out DIR --steps N
+    python -m terralabel.train.segmenter --data DIR --encoder mobilenet_v2_imagenet.npz --out DIR --steps N [--start FILE]
 
 Every batch is a function of the seed and its step alone, so a run that was stopped goes on as if it had not been.
 `OUT/log.jsonl` has a line every few steps, `OUT/checkpoint.pt` all that is needed to go on, `OUT/nano.safetensors` the network.
