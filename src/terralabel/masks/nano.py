@@ -64,7 +64,7 @@ class Nano:
     guess_nms_thresh: float = 0.45
     pred_iou_thresh: float = 0.2
     nms_thresh: float = 0.85
-    max_guesses: int = 200
+    max_guesses: int = 300
     guesses_per_area: int = 64
     fill: bool = True
     min_size: int = 16
