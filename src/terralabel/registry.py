@@ -46,11 +46,18 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "png": "terralabel.export.folders:ClassPng",
         "mmseg": "terralabel.export.folders:MmsegFolders",
         "geopackage": "terralabel.export.vectors:GeoPackage",
+        "geopackage-wgs84": "terralabel.export.vectors:geopackage_wgs84",
         "geoparquet": "terralabel.export.vectors:GeoParquet",
         "coco": "terralabel.export.coco:Coco",
         "geojson": "terralabel.export.vectors:GeoJson",
         "yolo": "terralabel.export.yolo:Yolo",
         "instances": "terralabel.export.instances:Instances",
+    },
+    "locators": {
+        "fitted": "terralabel.nets.grounding.locators:fitted",
+        "grounding-dino": "terralabel.nets.grounding.locators:grounding_dino",
+        "owlv2": "terralabel.nets.grounding.locators:owlv2",
+        "sam3": "terralabel.nets.grounding.locators:sam3",
     },
     "datasets": {
         "chn6-cug": "terralabel.imagery.datasets.chn6:Chn6",
@@ -78,7 +85,7 @@ def _entries(kind: str) -> dict[str, str]:
 
 
 def names(kind: str) -> list[str]:
-    """The names known for a kind of backend ("masks", "features", "clusters", "export", "datasets"), sorted."""
+    """The names known for a kind of backend ("masks", "features", "clusters", "export", "locators", "datasets"), sorted."""
     return sorted(_entries(kind))
 
 

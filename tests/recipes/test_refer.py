@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import shapely
 from PIL import Image
+from pyproj import Transformer
 from rasterio.transform import from_origin
 
 from terralabel import registry
@@ -62,8 +63,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     boxes = [("house", (x - 2, y - 2, x + side + 2, y + side + 2)) for x, y, side in HOUSES] + [("river", (148, 0, 164, 320))]
     east, north = EAST_NORTH
     shapes = np.array([shapely.box(east + a / 2, north - d / 2, east + c / 2, north - b / 2) for _, (a, b, c, d) in boxes])
-    from pyproj import Transformer
-
     to_wgs84 = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True)
     shapes = shapely.transform(shapes, lambda xy: np.stack(to_wgs84.transform(xy[:, 0], xy[:, 1]), axis=1))
     names = np.array([name for name, _ in boxes], dtype=object)
@@ -154,6 +153,13 @@ def test_it_exports_and_reports_like_any_run(two_texts, tmp_path):
     assert len(geometry) == 3
     assert set(fields["score"].tolist()) == {1.0}
     assert next(sorted(v.tolist()) for v in fields.values() if "western" in v.tolist()) == ["largest", "western", "western"]
+    (degrees,) = export_run(open_any(two_texts.path), ["geopackage-wgs84"], tmp_path / "wgs84")
+    assert degrees.name == "labels-wgs84.gpkg"
+    there, _, moved, _ = pyogrio.raw.read(degrees, layer="masks")
+    assert "4326" in there["crs"]
+    to_map = Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True)
+    back = shapely.transform(shapely.from_wkb(moved), lambda xy: np.stack(to_map.transform(xy[:, 0], xy[:, 1]), axis=1))
+    assert shapely.hausdorff_distance(back, shapely.from_wkb(geometry)).max() < 0.01
     page = report_run(open_any(two_texts.path), tmp_path / "report.html").read_text(encoding="utf-8")
     assert "largest house east of the river" in page and "A score is the locator" in page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,24 +91,28 @@ class GeoPackage:
     Where labels were judged there are three more: accepted, review and rejected, the worst first, with quality and reasons.
 
     One file per coordinate system (`labels-epsg-32632.gpkg`, `labels-no-crs.gpkg`): none is reprojected and none invented.
-    Scenes without any placement are drawn at (column, -row), where QGIS shows such images.
+    Scenes without any placement are drawn at (column, -row), where QGIS shows such images. With `wgs84` outlines are in longitude
+    and latitude instead (`labels-wgs84.gpkg`), of the scenes that have a coordinate system.
     """
 
     simplify: float = 0.0
     max_vertices: int = 0
     name: str = "geopackage"
+    wgs84: bool = False
 
     def export(self, run: RunView, out: Path) -> list[Path]:
         """Write the files, streaming: memory does not grow with the number of objects."""
         outlines = Outlines(self.simplify, self.max_vertices)
-        groups = crs_groups(run.scenes)
-        files = [out / name for name in _file_names(groups, "labels", ".gpkg")]
+        groups = [group for group in crs_groups(run.scenes) if not self.wgs84 or group.crs is not None]
+        if not groups:
+            raise RunError("No scene has a coordinate system, so none can be in WGS 84: use geopackage.")
+        files = [out / name for name in _file_names(groups, "labels-wgs84" if self.wgs84 else "labels", ".gpkg")]
         for group, final in zip(groups, files, strict=True):
             with atomic_path(final) as temporary:
                 try:
                     with _one_sync():
                         for layer in _layers(run):
-                            _write_layer(temporary, run, group, layer, outlines)
+                            _write_layer(temporary, run, group, layer, outlines, self.wgs84)
                     _finish(temporary, run, group, outlines)
                 except (*_WRITE_ERRORS, sqlite3.Error) as error:
                     raise write_error(error, final) from error
@@ -134,14 +138,36 @@ def _one_sync() -> Iterator[None]:
         pyogrio.set_gdal_config_options({option: before})
 
 
-def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines: Outlines) -> None:
+def geopackage_wgs84() -> GeoPackage:
+    """`GeoPackage` in longitude and latitude, whatever the images are in."""
+    return GeoPackage(name="geopackage-wgs84", wgs84=True)
+
+
+def _degrees(group: CrsGroup) -> Callable[[np.ndarray], np.ndarray]:
+    """(n, 2) coordinates of a group as longitude and latitude."""
+    from pyproj import Transformer
+
+    to_degrees = Transformer.from_crs(group.crs, "EPSG:4326", always_xy=True)
+    return lambda xy: np.stack(to_degrees.transform(xy[:, 0], xy[:, 1]), axis=1)
+
+
+def _in_degrees(batch: pa.RecordBatch, degrees: Callable[[np.ndarray], np.ndarray]) -> pa.RecordBatch:
+    """A batch with its outlines in longitude and latitude."""
+    column = batch.schema.get_field_index("geometry")
+    placed = shapely.transform(shapely.from_wkb(batch.column(column).to_numpy(zero_copy_only=False)), degrees)
+    return batch.set_column(column, batch.schema.field(column), pa.array(shapely.to_wkb(placed), batch.column(column).type))
+
+
+def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines: Outlines, wgs84: bool) -> None:
     """Stream one layer into the GeoPackage."""
     schema, geometry_type = _LAYERS[layer]
+    degrees = _degrees(group) if wgs84 else None
     failed: list[BaseException] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            yield from _batches(run, group, layer, outlines)
+            for batch in _batches(run, group, layer, outlines):
+                yield batch if degrees is None else _in_degrees(batch, degrees)
         except BaseException as error:
             failed.append(error)  # on its way through the C stream it would lose its type and half of its words
             raise
@@ -157,7 +183,7 @@ def _write_layer(path: Path, run: RunView, group: CrsGroup, layer: str, outlines
                 driver="GPKG",
                 geometry_name="geometry",
                 geometry_type=geometry_type,
-                crs=group.crs.to_wkt() if group.crs is not None else None,
+                crs="EPSG:4326" if wgs84 else group.crs.to_wkt() if group.crs is not None else None,
                 dataset_options={"VERSION": "1.3"},  # what QGIS 3.22 and its contemporaries read without a warning
                 layer_options={"GEOMETRY_NAME": "geom", "SPATIAL_INDEX": "YES", **options},
             )
@@ -270,18 +296,12 @@ class GeoJson:
 
 
 def _write_geojson(final: Path, run: RunView, groups: list[CrsGroup], layer: str, outlines: Outlines) -> Path:
-    from pyproj import Transformer
-
     with atomic_path(final) as temporary, temporary.open("w", encoding="utf-8") as file:
         note = Note.of(run, [scene for group in groups for scene in group.scenes], outlines)
         file.write(f'{{"type": "FeatureCollection", "terralabel": {json.dumps(note.to_json())}, "features": [')
         separator = "\n"
         for group in groups:
-            to_degrees = Transformer.from_crs(group.crs, "EPSG:4326", always_xy=True)
-
-            def degrees(xy: np.ndarray, to_degrees: Transformer = to_degrees) -> np.ndarray:
-                return np.stack(to_degrees.transform(xy[:, 0], xy[:, 1]), axis=1)
-
+            degrees = _degrees(group)
             for batch in _batches(run, group, layer, outlines):
                 placed = shapely.from_wkb(batch.column("geometry").to_numpy(zero_copy_only=False))
                 geometry = shapely.orient_polygons(shapely.transform(placed, degrees))
