@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,14 @@ from terralabel.evaluate.calibration import QualityReport, quality_report, relia
 from terralabel.labels.quality.gate import Gate, gate_for_promise, gate_for_share, parse_promise, parse_share
 from terralabel.labels.quality.judge import Judge, fit_judge, rules_judge
 from terralabel.labels.quality.reasons import reasons
-from terralabel.recipes.foreign_labels import LabelReading, adopt
+from terralabel.recipes.foreign_labels import LabelReading
 from terralabel.recipes.ingest import Failure
-from terralabel.recipes.labels_run import LabelsRun, is_labels
+from terralabel.recipes.labels_run import LabelsRun
 from terralabel.recipes.quality_measuring import Measured, labelled_scenes, measure, truth_of
+from terralabel.recipes.quality_opening import opened_labels, reopened
 from terralabel.recipes.quality_settings import QualitySettings
 from terralabel.recipes.quality_store import label_hashes, load_signals, save_verdicts
-from terralabel.recipes.run import Run, open_run, require_finished
-from terralabel.runs.folder import RunFolder
+from terralabel.recipes.run import Run, require_finished
 from terralabel.runs.progress import Progress, Silent
 
 __all__ = [
@@ -129,7 +127,7 @@ def quality_fit(
         'class'
     """
     settings, progress = settings or QualitySettings(**values), progress or Silent()
-    with _opened(Path(labels), images, None, reading or LabelReading(), settings, progress) as run:
+    with opened_labels(Path(labels), images, None, reading or LabelReading(), settings, progress) as run:
         found = measure(run, settings, progress, truth_of(run, Path(truth), truth_reading or reading or LabelReading()))
         failures = (*getattr(run, "failed_sources", ()), *found.failures)
     groups = found.scene
@@ -192,7 +190,7 @@ def quality_score(
     if used.units != settings.units:
         settings = replace(settings, units=used.units)
     _check_gate(used, promise, review)
-    with _opened(Path(labels), images, out, reading or LabelReading(), settings, progress) as run:
+    with opened_labels(Path(labels), images, out, reading or LabelReading(), settings, progress) as run:
         require_finished(run, "judge")
         with run.folder.lock(progress.say):
             found, notes = _measured(run, settings, progress)
@@ -201,7 +199,7 @@ def quality_score(
             save_verdicts(run.folder, verdicts, {**notes, **gate_notes(used, gate, found.signals)}, found.signals)
         run.folder.note_history({"verb": "quality score", "judge": used.version, "gate": gate.note, **verdicts.counts})
         failures = (*(run.failures if isinstance(run, LabelsRun) else ()), *found.failures)
-        return Scored(_reopened(run), verdicts, gate, used.note, failures)
+        return Scored(reopened(run), verdicts, gate, used.note, failures)
 
 
 def _check_gate(judge: Judge, promise: str | None, review: str | float | None) -> None:
@@ -283,44 +281,3 @@ def _same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if "by" in measured:
         return measured.get("units", "class") == now["measured"]["units"]
     return measured == now["measured"]
-
-
-@contextmanager
-def _opened(
-    labels: Path,
-    images: str | Path | None,
-    out: str | Path | None,
-    reading: LabelReading,
-    settings: QualitySettings,
-    progress: Progress,
-) -> Any:
-    """The run, or a run made of foreign labels in `out` (None: in a folder that goes away)."""
-    folder = RunFolder(labels)
-    if folder.exists:
-        if out is not None:
-            raise SettingsError(f"{labels} is a run, and its verdicts are stored in it: leave out --out.")
-        run = LabelsRun(folder) if is_labels(folder) else open_run(labels)
-        require_finished(run, "judge")
-        yield run
-        return
-    if not labels.exists():
-        raise InputError(f"{labels} does not exist: expected a run, or a folder of class-id masks.", "missing")
-    place = None if images is None else Path(images)
-    if place is None and (labels / "images").is_dir():
-        place = labels / "images"
-    with tempfile.TemporaryDirectory(prefix="terralabel-quality-") as scratch:
-        target = RunFolder(Path(out) if out is not None else Path(scratch) / "run")
-        yield adopt(_masks(labels), place, target, reading, background=settings.background, progress=progress)
-
-
-def _masks(labels: Path) -> Path:
-    """The folder of masks in a labelled folder (images/ beside masks/), else the folder itself."""
-    if (labels / "images").is_dir():
-        for name in ("masks", "annotations"):
-            if (labels / name).is_dir():
-                return labels / name
-    return labels
-
-
-def _reopened(run: Run | LabelsRun) -> Run | LabelsRun:
-    return LabelsRun(run.folder) if isinstance(run, LabelsRun) else open_run(run.path)
