@@ -6,12 +6,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra terralabel[review]")
 
+from terralabel.core.grid import Window
+from terralabel.core.quality import Signals, Units, Verdicts
+from terralabel.export.features import read_labels
 from terralabel.imagery.painter import write_demo
 from terralabel.recipes.label import label
+from terralabel.recipes.quality_store import save_verdicts
 from terralabel.recipes.run import Run, open_run
 from terralabel.recipes.survey import survey_clusters
 from terralabel.review.desk import Desk
@@ -39,3 +44,23 @@ def desk(run: Run) -> Iterator[Desk]:
     made.survey = survey_clusters(run)
     yield made
     made.close()
+
+
+@pytest.fixture
+def judged(run: Run) -> Run:
+    """The run with a verdict on every class of every scene; every second one was sent to review."""
+    rows, scenes, windows = [], [], []
+    for scene in run.scenes:
+        labels = read_labels(run.label_path(scene.key), Window(0, 0, scene.width, scene.height))
+        for class_id in (k for k in np.unique(labels).tolist() if k != 255):
+            there = np.argwhere(labels == class_id)
+            (top, left), (bottom, right) = there.min(axis=0).tolist(), (there.max(axis=0) + 1).tolist()
+            rows.append((class_id, 0, (left, top, right - left, bottom - top), len(there)))
+            scenes.append(scene.key)
+            windows.append((0, 0, scene.width, scene.height))
+    units, n = Units.of_rows(rows), len(rows)
+    quality = np.linspace(0.2, 0.9, n).astype(np.float32)
+    decision = tuple("review" if k % 2 else "accept" for k in range(n))
+    verdicts = Verdicts(tuple(scenes), np.array(windows), units, quality, decision, ("the views disagree",) * n)
+    save_verdicts(run.folder, verdicts, {}, Signals(("area",), quality[:, None], units))
+    return run

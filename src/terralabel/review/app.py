@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from terralabel.errors import InputError, RunError, SettingsError, SpaceError, TerraLabelError
-from terralabel.export.markup import histogram, number, percent, plain
+from terralabel.export.markup import plain
 from terralabel.review import classes as class_page
+from terralabel.review.answers import Json, Site, Whole, entry_json
 from terralabel.review.desk import Desk
-from terralabel.review.pictures import Pictures
+from terralabel.review.map_routes import add_map
+from terralabel.review.queue_routes import add_queue
 from terralabel.review.security import Guard, House
 from terralabel.runs.journal import Conflict, Entry
 
-__all__ = ["Json", "Site", "create_app"]
+__all__ = ["create_app"]
 
-#: Whole numbers that SQLite and JavaScript both know.
-Whole = Annotated[int, Field(ge=0, le=2**53 - 1)]
 _KINDS = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8", "svg": "image/svg+xml"}
 _JOURNAL_PAGE = 100
-#: (name, address) of the pages in every header.
-NAVIGATION = (("Classes", "/classes"), ("Journal", "/journal"))
-
-
-class Json(Response):
-    """JSON in pure ASCII, so that no name, however broken, breaks an answer."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        """The bytes."""
-        return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
 
 
 class ClassChange(BaseModel):
@@ -63,45 +48,6 @@ class Seen(BaseModel):
     seen: Whole
 
 
-class Site:
-    """What all routes share: the desk, the pictures, the templates."""
-
-    def __init__(self, desk: Desk) -> None:
-        self.desk, self.pictures = desk, Pictures(desk.run)
-        self.pages = Environment(
-            loader=PackageLoader("terralabel.review"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        self.pages.filters["plain"] = plain
-        self.pages.filters["number"] = number
-        self.pages.filters["percent"] = lambda share: Markup(percent(share, 1.0))  # noqa: S704
-        self.pages.filters["histogram"] = _histogram
-
-    def page(self, name: str, **values: Any) -> Response:
-        """A template as an HTML answer."""
-        html = self.pages.get_template(name).render(
-            run=self.desk.run.path.name, state=self.desk.now(), here=name, nav=NAVIGATION, **values
-        )
-        return Response(html.encode("utf-8", "replace"), media_type="text/html; charset=utf-8")
-
-    def status(self) -> dict[str, Any]:
-        """What every page shows below: versions, undo, what is not written yet."""
-        state, writing = self.desk.now(), self.desk.writing
-        return {
-            "version": state.version,
-            "pending": state.pending,
-            "undo": plain(state.undo),
-            "redo": plain(state.redo),
-            "writing": {"active": writing.active, "stage": writing.stage, "done": writing.done, "total": writing.total},
-            "error": plain(writing.error),
-        }
-
-
-def _histogram(sizes: list[int]) -> Markup:
-    import numpy as np
-
-    return Markup(histogram(np.array(sizes), "objects by size in pixels"))  # noqa: S704
-
-
 def create_app(desk: Desk, house: House) -> Guard:
     """The page of one run as an ASGI app behind its guard."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, title="terralabel review", default_response_class=Json)
@@ -112,6 +58,8 @@ def create_app(desk: Desk, house: House) -> Guard:
     _add_pages(app, site)
     _add_changes(app, site)
     _add_crops(app, site)
+    add_map(app, site)
+    add_queue(app, site)
     guard = Guard(app, house)  # type: ignore[arg-type]
     guard.api = app  # type: ignore[attr-defined]
     return guard
@@ -156,18 +104,6 @@ def _told(site: Site, request: Request, status: int, content: dict[str, Any]) ->
         answer.status_code = status
         return answer
     return Json(content, status)
-
-
-def entry_json(entry: Entry) -> dict[str, Any]:
-    """A row of the journal as a JSON object, without what only machines need."""
-    return {
-        "version": entry.version,
-        "time": entry.time,
-        "who": plain(entry.who),
-        "kind": entry.kind,
-        "of": entry.of,
-        "said": plain(entry.said),
-    }
 
 
 # --------------------------------------------------------------------------------------------------------------- pages

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from terralabel.core.classes import Classes
+from terralabel.core.classes import IGNORE, Classes
 from terralabel.errors import InputError, RunError, SettingsError, TerraLabelError
 from terralabel.recipes.curate import changed_classes, split_cluster
 from terralabel.recipes.folder_run import FolderRun
@@ -47,6 +47,26 @@ class Desk:
         """The state of now."""
         return self.reader.now()
 
+    def shown(self, state: State) -> tuple[dict[int, int], set[int]]:
+        """(painted class -> the class of now, painted classes whose clusters lie in several classes now).
+
+        255 for what is dropped. The rasters show such a class, until they are painted, as what most of its area is now.
+        """
+        of_cluster, table, mixed = state.classes.of_cluster, {}, set()
+        there = {entry.id for entry in state.classes}
+        for entry in state.painted:
+            area: dict[int, int] = {}
+            for cluster in entry.clusters:
+                card = self.survey.cards.get(cluster) if self.survey else None
+                now = of_cluster.get(cluster, IGNORE)
+                area[now] = area.get(now, 0) + (card.area if card else 1)
+            if not area:
+                area = {entry.id if entry.id in there else IGNORE: 1}
+            table[entry.id] = max(area, key=lambda k: (area[k], -k))
+            if len(area) > 1:
+                mixed.add(entry.id)
+        return table, mixed
+
     def close(self) -> None:
         """Close the journal."""
         self.journal.close()
@@ -70,7 +90,7 @@ class Desk:
         those to restore, to move, or the one to split. `seen`: the version that was looked at. Raises `Conflict` when somebody changed
         one of these since.
         """
-        with self._mutex, self._held():
+        with self.turn():
             state = self.now()
             self._refuse_changed(seen, [f"class {i}" for i in classes])
             if self.clustered is None and action not in ("name", "color"):
@@ -112,7 +132,7 @@ class Desk:
 
     def undo(self, seen: int, redo: bool = False) -> Entry:
         """Undo the last change in force, or do again what was undone last."""
-        with self._mutex, self._held():
+        with self.turn():
             state = self.now()
 
             def check(entry: Entry) -> None:
@@ -140,6 +160,12 @@ class Desk:
             self.writing.end()
         except (TerraLabelError, OSError) as error:
             self.writing.end(str(error))
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One change at a time, in this process and among processes; `RunError` where another works on the run."""
+        with self._mutex, self._held():
+            yield
 
     @contextmanager
     def _held(self) -> Iterator[None]:

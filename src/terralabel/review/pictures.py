@@ -176,7 +176,7 @@ class Pictures:
         def make() -> bytes:
             shape = (max(window.height // shrink, 1), max(window.width // shrink, 1))
             ids = cards.read_labels(self.run.label_path(scene.key), window, shape)
-            painted = table[np.minimum(ids, len(table) - 1)]
+            painted = table[np.minimum(ids.astype(np.int64), len(table) - 1)]
             return _png(_filled(painted, TILE, 0))
 
         return self._remembered((scene.key, "labels", stamp, z, x, y), make)

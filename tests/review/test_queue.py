@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+from starlette.testclient import TestClient
+
+from terralabel.recipes.quality_store import load_judged
+from terralabel.recipes.reviewed import settled
+from terralabel.recipes.run import Run, open_run
+from terralabel.recipes.survey import survey_clusters
+from terralabel.review.app import create_app
+from terralabel.review.desk import Desk
+from terralabel.review.queue import Queue, outline
+from terralabel.review.security import House
+
+
+@pytest.fixture
+def place(judged: Run) -> Iterator[Desk]:
+    desk = Desk(judged, author="ada")
+    desk.survey = survey_clusters(judged)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def page(place: Desk) -> TestClient:
+    return TestClient(create_app(place, House("127.0.0.1", 8765)), base_url="http://127.0.0.1:8765")
+
+
+def labels(run: Run, key: str) -> np.ndarray:
+    settled(run)
+    with rasterio.open(run.label_path(key)) as file:
+        return file.read(1)
+
+
+def test_the_worst_come_first_and_progress_is_told(page: TestClient) -> None:
+    told = page.get("/queue.json").json()
+    qualities = [unit["quality"] for unit in told["units"]]
+    assert qualities == sorted(qualities) and told["total"] == len(qualities) and told["decided"] == 0 and 0 < told["sure"] < 1
+    gain = page.get("/queue.json", params={"sort": "gain"}).json()["units"]
+    wrong = [(1 - unit["quality"]) * unit["area"] for unit in gain]
+    assert wrong == sorted(wrong, reverse=True)
+    first = told["units"][0]
+    done = page.post("/api/verdict", json={"row": first["row"], "decision": "accept", "seen": 0}).json()
+    assert done["decided"] == 1 and done["sure"] > told["sure"]
+    rows = [unit["row"] for unit in page.get("/queue.json").json()["units"]]
+    assert first["row"] not in rows
+    assert first["row"] in [unit["row"] for unit in page.get("/queue.json", params={"decided": "true"}).json()["units"]]
+    assert "1 of " in page.get("/queue").text
+
+
+def test_what_is_shown_is_the_label(page: TestClient, place: Desk) -> None:
+    row = page.get("/queue.json").json()["units"][0]["row"]
+    unit = page.get(f"/units/{row}.json").json()
+    x, y, width, height = unit["window"]
+    image = cv2.imdecode(np.frombuffer(page.get(f"/units/{row}.jpg").content, np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape[:2] == (height, width)
+    rings = [
+        np.array([[float(v) for v in p.split()] for p in ring.split("L")]) for ring in unit["outline"].strip("MZ").split("ZM")
+    ]
+    drawn = np.zeros((height * 4, width * 4), np.uint8)
+    cv2.fillPoly(drawn, [np.round(ring * 4).astype(np.int32) for ring in rings], 1)
+    assert abs(drawn.sum() / 16 - unit["area"]) < 0.06 * unit["area"] + 8
+    assert page.get("/units/999.json").status_code == page.get("/units/999.jpg").status_code == 404
+
+
+def test_decisions_become_corrections_that_can_be_undone(page: TestClient, place: Desk) -> None:
+    assert isinstance(place.run, Run)
+    queue = Queue(place)
+    before = labels(place.run, "scene_1")
+    units = [u for u in page.get("/queue.json").json()["units"] if u["name"] == "scene_1"]
+    reject, other = units[0], units[1]
+    there = {u["row"]: queue.verdicts.units.class_id[u["row"]] for u in units}  # type: ignore[union-attr]
+    assert page.post("/api/verdict", json={"row": reject["row"], "decision": "reject", "seen": 0}).status_code == 200
+    target = next(e.id for e in place.run.classes if e.id not in (reject["class_id"], other["class_id"]))
+    body = {"row": other["row"], "decision": "class", "class_id": target, "seen": 1}
+    assert page.post("/api/verdict", json=body).status_code == 200
+    after = labels(place.run, "scene_1")
+    assert (after[before == there[reject["row"]]] == 255).all() and (after[before == there[other["row"]]] == target).all()
+    judged = load_judged(place.run.folder, {})
+    assert (
+        judged is not None
+        and judged.verdicts.decision[reject["row"]] == "reject"
+        and judged.verdicts.decision[other["row"]] == "accept"
+    )
+    for seen in (2, 3):
+        assert page.post("/api/undo", json={"seen": seen}).status_code == 200
+    assert np.array_equal(labels(place.run, "scene_1"), before)
+    judged = load_judged(open_run(place.run.path).folder, {})
+    assert judged is not None and judged.verdicts.decision[reject["row"]] == "review"
+
+
+def test_a_mask_is_fixed_by_a_click(page: TestClient, place: Desk) -> None:
+    assert isinstance(place.run, Run)
+    unit = next(u for u in page.get("/queue.json").json()["units"] if u["name"] == "scene_1")
+    x, y, w, h = unit["box"]
+    assert page.post("/api/prompt", json={"row": unit["row"]}).json()["mask"] == ""
+    found = page.post("/api/prompt", json={"row": unit["row"], "points": [[x + w / 2, y + h / 2, 1]]}).json()
+    assert found["mask"] and found["outline"].startswith("M") and found["area"] > 0 and 0 <= found["expected"] <= 1
+    boxed = page.post("/api/prompt", json={"row": unit["row"], "box": [20, 20, 90, 80]}).json()
+    assert boxed["mask"] != found["mask"]
+    body = {"row": unit["row"], "decision": "fix", "mask": found["mask"], "class_id": unit["class_id"], "seen": 0}
+    assert page.post("/api/verdict", json=body).status_code == 200
+    shown = labels(place.run, "scene_1")
+    assert (shown == unit["class_id"]).sum() >= found["area"] * 0.99 and shown[int(y + h / 2), int(x + w / 2)] == unit[
+        "class_id"
+    ]
+    again = {**body, "seen": 0}
+    assert page.post("/api/verdict", json=again).status_code == 409
+    assert page.post("/api/verdict", json={**body, "seen": 1, "mask": "unknown"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"points": [[-500, 0, 1]]},
+        {"points": [[1, 1, 2]]},
+        {"box": [50, 50, 20, 20]},
+        {"box": [0, 0, 1e7, 1e7]},
+        {"points": [[1, 1, 1]] * 51},
+    ],
+)
+def test_prompts_outside_are_refused(page: TestClient, prompt: dict[str, object]) -> None:
+    assert page.post("/api/prompt", json={"row": 1, **prompt}).status_code == 400
+    assert page.post("/api/prompt", json={"row": 10**9, "points": [[1, 1, 1]]}).status_code == 400
+
+
+def test_without_verdicts_the_page_says_what_to_do(desk: Desk) -> None:
+    page = TestClient(create_app(desk, House("127.0.0.1", 8765)), base_url="http://127.0.0.1:8765")
+    assert "terralabel quality score" in page.get("/queue").text
+    assert page.get("/queue.json").json()["judged"] is False
+    assert outline(None, desk.run.scenes[0]) == ""  # type: ignore[arg-type]
