@@ -1,6 +1,6 @@
 """What `masks nano` does on images it was not trained on, beside `tree` in the same run.
 
-    python benchmarks/proof_nano.py --data DIR [--json FILE] [--weights FILE] [--labels [--label-sets NAME ...] [--encoder NPZ]] [--limit N]
+    python benchmarks/proof_nano.py --data DIR [--json FILE] [--weights FILE] [--labels [--label-sets NAME ...] [--seeds N] [--encoder NPZ]] [--limit N]
 
 Of the sets trained on, only the third of tiles is used that training never reads (`terralabel.train.pictures.held_out`; `tree`
 was fitted on all of `area1` and `fields`, so its figures there are flattered). All other sets are for evaluation only.
@@ -39,10 +39,13 @@ MOST_MASKS = 300
 #: Ways to label, as (masks, features).
 LABEL_WAYS = {
     "tree + appearance": ("tree", "appearance"),
+    "tree + fused": ("tree", "fused"),
     "nano + appearance": ("nano", "appearance"),
-    "nano + pooled": ("nano", "pooled"),
     "nano + fused": ("nano", "fused"),
+    "nano + pooled": ("nano", "pooled"),
 }
+#: Sets for labels of which part was trained on.
+TRAINED_ON = ("oam-buildings",)
 #: Targets of the held-out sets: true box, disturbed box, centre, everything's best overlap, its recall at .5.
 TARGETS = {"buildings": (0.82, 0.78, 0.65, 0.75, 0.87), "fields": (0.85, None, None, 0.70, None)}
 
@@ -198,17 +201,17 @@ def speed(backend: Nano, side: int = 1024, small: int = 256) -> dict[str, float]
     return found
 
 
-def label_scores(data: Path, names: list[str], limit: int | None, encoder: Path | None) -> dict[str, dict[str, float]]:
-    """mIoU of whole labellings with K = 16, of at most `limit` images of a set, spread evenly over it; with `encoder` also of
-    ImageNet features over nano's masks."""
-    ways = dict(LABEL_WAYS)
-    if encoder is not None:
-        ways["nano + ImageNet"] = ("nano", f"mobilenet_v2:{encoder}")
-    results: dict[str, dict[str, float]] = {}
+def label_scores(
+    data: Path, names: list[str], limit: int | None, ways: dict[str, tuple[str, str]], seeds: int
+) -> dict[str, dict[str, list[float]]]:
+    """mIoU of whole labellings with K = 16 for every seed, of at most `limit` images of a set, spread evenly over it."""
+    results: dict[str, dict[str, list[float]]] = {}
     for data_set in (s for s in LABEL_SETS if s.name.split("/")[-1] in names):
-        loaded = some_of(load_set(data_set, data), limit)
+        loaded = some_of(load_set(data_set, data), limit, only_held_out=data_set.name in TRAINED_ON)
+        found: dict[str, list[float]] = {way: [] for way in ways}
         with tempfile.TemporaryDirectory() as folder:
-            for way, (masks, features) in ways.items():
+            for way, seed in ((way, seed) for way in ways for seed in range(seeds)):
+                masks, features = ways[way]
                 run = tl.label(
                     loaded.paths,
                     Path(folder) / masks,
@@ -216,19 +219,34 @@ def label_scores(data: Path, names: list[str], limit: int | None, encoder: Path 
                     features=features,
                     clusters=str(CLUSTERS),
                     sensor=data_set.sensor,
+                    seed=seed,
                     workers=0,
                     overwrite=True,
                 )
                 reached = score(painted(run, loaded), loaded, data_set, "majority").miou
-                results.setdefault(data_set.name, {})[way] = round(float(reached), 4)
-        print(data_set.name, results[data_set.name], flush=True)
+                found[way].append(round(float(reached), 4))
+        results[data_set.name] = found
+        print(data_set.name, found, flush=True)
     return results
 
 
-def some_of(loaded: Any, limit: int | None) -> Any:
-    """At most `limit` images of a set."""
-    keep = np.unique(np.linspace(0, len(loaded.paths) - 1, min(limit or len(loaded.paths), len(loaded.paths))).astype(int))
-    return type(loaded)(*([column[i] for i in keep] for column in (loaded.paths, loaded.images, loaded.truth)))
+def label_table(results: dict[str, dict[str, list[float]]]) -> str:
+    """Markdown: mean and standard deviation over the seeds, a column a way, and the gain of each over the first."""
+    ways = list(next(iter(results.values())))
+    lines = ["| mIoU | " + " | ".join(ways) + " |", "|---|" + "--:|" * len(ways)]
+    for name, found in results.items():
+        cells = [f"{np.mean(found[way]):.3f} ± {np.std(found[way]):.3f}" for way in ways]
+        lines.append(f"| {name.split('/')[-1]} | " + " | ".join(cells) + " |")
+    means = [float(np.mean([np.mean(found[way]) for found in results.values()])) for way in ways]
+    gains = [f"{mean:.3f} ({100 * (mean - means[0]):+.1f})" for mean in means]
+    return "\n".join([*lines, "| **mean** | " + " | ".join(gains) + " |"])
+
+
+def some_of(loaded: Any, limit: int | None, *, only_held_out: bool) -> Any:
+    """At most `limit` images of a set; of one trained on, images that training never reads."""
+    able = [i for i, path in enumerate(loaded.paths) if not only_held_out or held_out(path.stem)]
+    places = np.unique(np.linspace(0, len(able) - 1, min(limit or len(able), len(able))).astype(int))
+    return type(loaded)(*([column[able[i]] for i in places] for column in (loaded.paths, loaded.images, loaded.truth)))
 
 
 def painted(run: Any, loaded: Any) -> list[np.ndarray]:
@@ -282,6 +300,8 @@ def main() -> None:
     parser.add_argument("--labels", action="store_true", help="also whole labellings (long), with the shipped network")
     names = [s.name.split("/")[-1] for s in LABEL_SETS]
     parser.add_argument("--label-sets", nargs="*", default=names, help="labellings of only these sets")
+    parser.add_argument("--label-ways", nargs="*", default=list(LABEL_WAYS), help="labellings only these ways")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of every labelling")
     parser.add_argument("--encoder", type=Path, help="ImageNet weights of MobileNetV2 (npz), to compare features with")
     options = parser.parse_args()
     nano = Nano(weights=options.weights)
@@ -292,8 +312,15 @@ def main() -> None:
             results[proof.name] = {name: prove(b, proof, options.data, options.limit) for name, b in backends.items()}
             print(table({proof.name: results[proof.name]}).splitlines()[2:], flush=True)
     quick = speed(nano) if "nano" in backends else {}
-    labels = label_scores(options.data, options.label_sets, options.limit, options.encoder) if options.labels else {}
-    text = table(results) + "".join(f"\n\n{name}: {value:.2f}" for name, value in quick.items())
+    ways = {way: LABEL_WAYS[way] for way in options.label_ways}
+    if options.encoder is not None:
+        ways["nano + ImageNet"] = ("nano", f"mobilenet_v2:{options.encoder}")
+    labels = label_scores(options.data, options.label_sets, options.limit, ways, options.seeds) if options.labels else {}
+    text = (
+        table(results)
+        + (f"\n\n{label_table(labels)}" if labels else "")
+        + "".join(f"\n\n{name}: {value:.2f}" for name, value in quick.items())
+    )
     print(text)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
