@@ -158,7 +158,10 @@ def test_empty_pictures_have_a_rate_of_their_own() -> None:
     assert judge.empty == (4, 3)
     # three of four were right, and four more rows' worth of what the probabilities say
     assert judge.predict(nothing) == pytest.approx([7 / 8, 6.6 / 8, 3.4 / 8, 3 / 8])
-    assert judge.models[0].held_out[0] == fit_judge(signals, true, groups).models[0].held_out[0]
+    without = fit_judge(signals, true, groups)
+    assert judge.models[0].held_out[0] == without.models[0].held_out[0]
+    assert without.predict(nothing) == pytest.approx([0.5, 0.45, 0.05, 0.0]), "never seen right: for a person"
+    assert rules_judge().predict(nothing) == pytest.approx([1.0, 0.9, 0.1, 0.0])
 
 
 def test_arguments_that_do_not_belong_together_are_refused() -> None:

@@ -103,6 +103,8 @@ class Judge:
         rules = np.where(known, against, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
         rules = np.where(known.any(axis=1), rules, 0.5)
         count, right = self.empty
+        if self.fitted and not count:  # no label with truth was empty: here it is as likely that something was overlooked
+            return rules / 2
         return (right + _PRIOR * rules) / (count + _PRIOR)
 
     def _content(self) -> dict[str, Any]:
