@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from terralabel.recipes.quality import quality_fit, quality_score
     from terralabel.recipes.quality_settings import QualitySettings
     from terralabel.recipes.refer import refer
+    from terralabel.recipes.refer_evaluation import evaluate_referring
+    from terralabel.recipes.refer_fit import refer_fit
     from terralabel.recipes.refer_settings import ReferSettings
     from terralabel.recipes.run import Run, export_run, open_run, report_run
     from terralabel.recipes.settings import LabelSettings
@@ -43,8 +45,8 @@ _PUBLIC = {
     "EnhanceSettings": "terralabel.train.annotation.settings",
     "LabelSettings": "terralabel.recipes.settings",
     "PredictSettings": "terralabel.train.segmentation.settings",
-    "ReferSettings": "terralabel.recipes.refer_settings",
     "QualitySettings": "terralabel.recipes.quality_settings",
+    "ReferSettings": "terralabel.recipes.refer_settings",
     "Run": "terralabel.recipes.run",
     "TerraLabelError": "terralabel.errors",
     "TrainSettings": "terralabel.train.segmentation.settings",
@@ -56,6 +58,7 @@ _PUBLIC = {
     "drawn_labels": "terralabel.recipes.drawn",
     "enhance": "terralabel.recipes.enhance",
     "evaluate_labels": "terralabel.recipes.evaluation",
+    "evaluate_referring": "terralabel.recipes.refer_evaluation",
     "evaluate_segmentation": "terralabel.recipes.evaluation",
     "export_run": "terralabel.recipes.run",
     "finetune": "terralabel.recipes.finetune",
@@ -65,9 +68,10 @@ _PUBLIC = {
     "open_run": "terralabel.recipes.run",
     "predict": "terralabel.recipes.predict",
     "pretrain": "terralabel.recipes.pretrain",
-    "refer": "terralabel.recipes.refer",
     "quality_fit": "terralabel.recipes.quality",
     "quality_score": "terralabel.recipes.quality",
+    "refer": "terralabel.recipes.refer",
+    "refer_fit": "terralabel.recipes.refer_fit",
     "report_run": "terralabel.recipes.run",
     "run_experiment": "terralabel.recipes.experiment.grid",
 }
@@ -91,6 +95,7 @@ __all__ = [
     "drawn_labels",
     "enhance",
     "evaluate_labels",
+    "evaluate_referring",
     "evaluate_segmentation",
     "export_run",
     "finetune",
@@ -103,6 +108,7 @@ __all__ = [
     "quality_fit",
     "quality_score",
     "refer",
+    "refer_fit",
     "report_run",
     "run_experiment",
 ]

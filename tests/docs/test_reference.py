@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import terralabel
 from terralabel import contracts, errors, testing
@@ -119,7 +121,25 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = terralabel.label(folder / "images", folder / "run", clusters=12, workers=0)
     (exported,) = [path for path in terralabel.export_run(run, ["geopackage"], folder / "gpkg") if path.suffix == ".gpkg"]
     shutil.copy(exported, folder / "corrected.gpkg")
+    texts(folder)
     return folder
+
+
+def texts(folder: Path) -> None:
+    """texts/, a set of one text with its mask, and triplets.csv with two of its scene."""
+    for name in ("images", "masks"):
+        (folder / "texts" / name).mkdir(parents=True)
+    pixels = np.full((64, 64, 3), 90, np.uint8)
+    pixels[10:40, 20:50] = (200, 60, 50)
+    Image.fromarray(pixels).save(folder / "texts/images/1.png")
+    Image.fromarray((pixels[..., 0] > 100).astype(np.uint8)).save(folder / "texts/masks/1.png")
+    (folder / "texts/output_phrase_test.txt").write_text("1 the red building\n")
+    rows = [
+        "image,text,x0,y0,x1,y1",
+        "texts/images/1.png,the red building,20,10,50,40",
+        "texts/images/1.png,the lawn,0,0,20,60",
+    ]
+    (folder / "triplets.csv").write_text("\n".join(rows) + "\n")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

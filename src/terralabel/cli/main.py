@@ -42,7 +42,7 @@ app = typer.Typer(
 app.command("label")(labelling.label)
 app.command("detect")(labelling.detect)
 app.command("detect-label")(labelling.detect_label)
-app.command("refer")(refer.refer)
+app.add_typer(refer.refer, name="refer")
 app.command("demo")(labelling.demo)
 app.command("status")(results.status)
 app.command("export")(results.export)

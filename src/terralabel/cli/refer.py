@@ -6,15 +6,34 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from terralabel.cli.classes import evaluate
 from terralabel.cli.options import gather, with_settings
 from terralabel.recipes.refer_settings import ReferSettings
 
-__all__ = ["refer"]
+__all__ = ["evaluate_referring", "refer"]
 
 
+class _Either(TyperGroup):
+    """`refer SOURCE ...` is `refer run SOURCE ...`, unless the word is that of another verb."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Put `run` before what is no verb."""
+        known = not args or args[0] in self.commands or args[0] in ("--help", "-h")
+        return super().parse_args(ctx, args if known else ["run", *args])
+
+
+refer = typer.Typer(
+    cls=_Either,
+    help="Segment what a text says: `refer SOURCE... --text TEXT --out RUN`, short for `refer run`; and teach a locator: `refer fit`.",
+    no_args_is_help=True,
+)
+
+
+@refer.command("run")
 @with_settings(ReferSettings)
-def refer(
+def refer_run(
     sources: Annotated[
         list[Path], typer.Argument(help="Images, folders, or a text file that lists images.", metavar="SOURCE...")
     ],
@@ -54,3 +73,71 @@ def refer(
     )
     print(run.summary(list_failures=False))
     return 2 if run.failures or run.manifest["problems"] else 0
+
+
+@refer.command("fit")
+def refer_fit(
+    source: Annotated[
+        Path, typer.Argument(help="Set of texts with boxes (RRSIS-D, RefSegRS), or a table of triplets.", metavar="TRIPLETS")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the locator: made if new, gone on with if it is there.")],
+    start: Annotated[
+        str,
+        typer.Option(
+            "--start", help="small: from nothing; or grounding-dino, owlv2, with :FOLDER if their weights lie in one."
+        ),
+    ] = "small",
+    steps: Annotated[int, typer.Option("--steps", help="Batches in all.", min=1)] = 600,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Triplets in a batch.", min=1)] = 8,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate; 0: what suits the start.", min=0.0)] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the start and of the batches.", min=0)] = 0,
+    device: Annotated[str, typer.Option("--device", help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> int:
+    """Teach a locator what texts mean, on triplets of image, text and box. Goes on where it stopped.
+
+    A table has the columns image, text, x0, y0, x1, y1 and, if you like, split (.csv, .jsonl).
+
+    Example: `terralabel refer fit triplets.csv --out locator`, then `terralabel refer images --text "..." --locator fitted:locator --out run`
+    """
+    from terralabel.cli.progress import terminal_progress
+    from terralabel.recipes.refer_fit import refer_fit as recipe
+
+    values = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "device": device}
+    found = recipe(source, out, start=start, progress=terminal_progress(), **values)
+    print(found.text)
+    return 2 if found.problems else 0
+
+
+@evaluate.command("referring")
+@with_settings(ReferSettings)
+def evaluate_referring(
+    data: Annotated[Path, typer.Argument(help="Set of texts with masks (RRSIS-D, RRSIS-M, RefSegRS).", metavar="DATA")],
+    split: Annotated[str, typer.Option("--split", help="Texts of this split; all: every one.")] = "test",
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="Folder of masks KEY.png made elsewhere; nothing is found then.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep the masks here, and go on with those there.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Show the published table of RRSIS-D beside.")] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML of settings; flags win.")] = None,
+    **flags: Any,
+) -> int:
+    """mIoU, oIoU and Pr@.5 to .9 of masks of texts, at 480 px, as published, and at native size.
+
+    `--locator truth` takes the set's own boxes: the second stage alone.
+
+    Example: `terralabel evaluate referring rrsis-d --locator grounding-dino --masks sam_vit_h --out masks --published`
+    """
+    from terralabel.cli.progress import terminal_progress
+    from terralabel.evaluate.referring import beside_published, write_reports
+    from terralabel.recipes.refer_evaluation import evaluate_referring as measure
+
+    settings = gather(ReferSettings, flags, config)
+    reports = measure(data, split=split, predictions=predictions, out=out, settings=settings, progress=terminal_progress())
+    if json is not None:
+        write_reports(reports, json)
+    for report in reports:
+        print(report.to_text())
+    if published:
+        print(beside_published(reports[1]))
+    return 0

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from terralabel.core.grid import TilePlan
+from terralabel.core.grid import TilePlan, Window
 from terralabel.core.scene import Scene
 from terralabel.core.tile import Tile
 from terralabel.imagery.radiometry import Radiometry
 from terralabel.imagery.raster import Raster
 from terralabel.imagery.sources import SourceFile
 
-__all__ = ["Estimate", "estimate", "read_tile", "scene_of"]
+__all__ = ["Estimate", "estimate", "read_tile", "read_whole", "scene_of"]
 
 
 def scene_of(source: SourceFile, raster: Raster, *, sensor: str, sha256: str) -> Scene:
@@ -38,6 +39,13 @@ def read_tile(raster: Raster, plan: TilePlan, radiometry: Radiometry) -> Tile:
     pixels, valid = raster.read(plan.window)
     place = raster.georeference.shifted(plan.window.x, plan.window.y)
     return Tile(plan, radiometry.apply(pixels, valid), valid, place, radiometry.sensor)
+
+
+def read_whole(path: Path, radiometry: Radiometry) -> Tile:
+    """A small image as one tile. Errors as in `read_tile`, and those of opening it."""
+    with radiometry.open(path) as raster:
+        window = Window(0, 0, raster.width, raster.height)
+        return read_tile(raster, TilePlan(path.name, path.name, 0, 0, window, window), radiometry)
 
 
 @dataclass(frozen=True)

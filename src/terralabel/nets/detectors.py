@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from terralabel.errors import SettingsError, WeightsError
-from terralabel.nets.backbones import choose_device, package, quiet
+from terralabel.nets.backbones import choose_device, package
 from terralabel.nets.checkpoints import check, compare_keys, read_state
-from terralabel.nets.hub import hub_folder
+from terralabel.nets.released import load_released, released_folder
 
 __all__ = ["Detections", "Detector", "load_detector"]
 
@@ -54,25 +54,11 @@ def load_detector(argument: str, device: str = "auto") -> Detector:
 
 def _transformers(argument: str, device: str) -> Detector:
     torch, transformers = package("torch"), package("transformers")
-    folder = str(_folder(argument))
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        check(file)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with quiet(transformers.logging):
-            factory = transformers.AutoModelForObjectDetection
-            seen = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below
-            net, info = factory.from_pretrained(folder, **seen, **options)
-            processor = transformers.AutoImageProcessor.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{argument}: no detector of transformers ({' '.join(str(error).split())[:200]}).") from error
-    lost = sorted([*info["missing_keys"], *(str(key[0]) for key in info.get("mismatched_keys", ()))])
-    if lost:
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise WeightsError(
-            f"{argument}: the weights are of another architecture: missing or of another size {', '.join(lost[:3])}{more}."
-        )
-    net = net.eval().to(device)
+    folder = released_folder(argument, _FILES, "--detector FOLDER")
+    net, processor, _ = load_released(
+        transformers.AutoModelForObjectDetection, transformers.AutoImageProcessor, folder, "detector"
+    )
+    net = net.to(device)
 
     def detect(picture: np.ndarray) -> Detections:
         with torch.inference_mode():
@@ -81,20 +67,6 @@ def _transformers(argument: str, device: str) -> Detector:
         return _found(answer["boxes"], answer["scores"], answer["labels"])
 
     return Detector(argument, {int(k): str(v) for k, v in net.config.id2label.items()}, detect)
-
-
-def _folder(argument: str) -> Path:
-    given = Path(argument).expanduser()
-    if given.is_dir():
-        missing = [name for name in (_FILES[0], _FILES[2]) if not (given / name).is_file()]
-        if missing:
-            raise WeightsError(
-                f"{given}: no {missing[0]} in this folder; expected what `save_pretrained` of model and processor write."
-            )
-        return given
-    if given.is_absolute() or argument.startswith((".", "~")) or argument.count("/") != 1:
-        raise WeightsError(f"{argument}: no such folder; expected one of transformers, a hub name, or torchvision:MODEL:FILE.")
-    return hub_folder(argument, _FILES, "--detector FOLDER")
 
 
 def _torchvision(argument: str, device: str) -> Detector:

@@ -23,7 +23,7 @@ from terralabel.imagery.datasets.class_lists import read_classes
 from terralabel.imagery.datasets.pairing import labelled_images, split_name
 from terralabel.imagery.datasets.reading import image_size
 
-__all__ = ["Coco", "CocoLabels", "Instance"]
+__all__ = ["Coco", "CocoLabels", "Instance", "checked_segmentation", "paint_instance"]
 
 #: Problems told one by one; of more, the number.
 _TOLD = 20
@@ -73,11 +73,12 @@ class CocoLabels:
             )
         out = np.full(size, self.rest, dtype=np.uint8)
         for instance in sorted(self.instances.get(item.key, ()), key=lambda i: -i.area):
-            _paint(out, instance)
+            paint_instance(out, instance)
         return out
 
 
-def _paint(out: np.ndarray, instance: Instance) -> None:
+def paint_instance(out: np.ndarray, instance: Instance) -> None:
+    """Write the instance's class id where it lies on (H, W) uint8."""
     if instance.runs is not None:
         out[rle.decode_box(instance.runs, (0, 0, out.shape[1], out.shape[0]), (out.shape[0], out.shape[1]))] = instance.class_id
         return
@@ -271,6 +272,11 @@ def _instance(row: dict[str, Any], part: _File, ids: Mapping[str, int]) -> Insta
         raise InputError(f"category {name!r} is no class of the class map", "unknown-class")
     height, width = part.images[row["image_id"]][1]
     class_id = IGNORE if row.get("iscrowd") == 1 else ids[name]
+    return checked_segmentation(row, width, height, class_id)
+
+
+def checked_segmentation(row: dict[str, Any], width: int, height: int, class_id: int) -> Instance:
+    """The instance of an annotation for an image of this size; `InputError` for what cannot be drawn."""
     segmentation = row.get("segmentation")
     if isinstance(segmentation, dict):
         runs = checked_counts(segmentation, width, height)

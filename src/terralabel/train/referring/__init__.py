@@ -1,0 +1,1 @@
+"""Training of locators: networks that find what a text says as boxes."""

@@ -1,0 +1,69 @@
+"""Tiny grounding models with random weights, in the official formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import transformers
+
+_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "the", "a", "red", "blue", "house", "car", "river", "east", "of"]
+
+
+def _bert_tokenizer(folder: Path) -> transformers.BertTokenizerFast:
+    (folder / "vocab.txt").write_text("\n".join(_WORDS) + "\n")
+    return transformers.BertTokenizerFast(
+        vocab_file=str(folder / "vocab.txt"), vocab={word: k for k, word in enumerate(_WORDS)}
+    )
+
+
+def _clip_tokenizer(folder: Path) -> transformers.CLIPTokenizerFast:
+    letters = [*"abcdefghijklmnopqrstuvwxyz."]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+
+
+def save_grounding_dino(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    swin = transformers.SwinConfig(
+        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4]
+    )
+    text = transformers.BertConfig(
+        vocab_size=len(_WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    config = transformers.GroundingDinoConfig(
+        backbone_config=swin,
+        text_config=text,
+        d_model=32,
+        num_queries=8,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_text_len=32,
+        num_feature_levels=3,
+    )
+    transformers.GroundingDinoForObjectDetection(config).save_pretrained(folder, safe_serialization=True)
+    pictures = transformers.GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    transformers.GroundingDinoProcessor(pictures, _bert_tokenizer(folder)).save_pretrained(folder)
+    return folder
+
+
+def save_owlv2(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    text = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "max_position_embeddings": 16, "bos_token_id": 54, "eos_token_id": 55}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64,
+              "patch_size": 16}  # fmt: skip
+    config = transformers.Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    transformers.Owlv2ForObjectDetection(config).save_pretrained(folder, safe_serialization=True)
+    pictures = transformers.Owlv2ImageProcessor(size={"height": 64, "width": 64})
+    transformers.Owlv2Processor(pictures, _clip_tokenizer(folder)).save_pretrained(folder)
+    return folder
