@@ -18,6 +18,7 @@ from terralabel.core.quality import DECISIONS  # noqa: E402
 from terralabel.errors import InputError, RunError, SettingsError  # noqa: E402
 from terralabel.recipes.annotating import fold_of  # noqa: E402
 from terralabel.recipes.annotating_folds import read_held_out  # noqa: E402
+from terralabel.recipes.label_classes import change_label_classes  # noqa: E402
 from terralabel.recipes.labels_run import LabelsRun  # noqa: E402
 from terralabel.runs.progress import Silent  # noqa: E402
 from terralabel.train.segmentation.checkpoint import open_checkpoint  # noqa: E402
@@ -154,7 +155,19 @@ def test_one_class_only(blobs: Path, tmp_path: Path) -> None:
     folder = copied(blobs, tmp_path / "set")
     for path in (folder / "labels").iterdir():
         write(path, np.zeros((80, 72), np.uint8))
-    refused(folder, "expected two classes or more")
+    refused(folder, "expected two classes or more.*--threshold 128")
+
+
+def test_more_classes_than_the_class_map(blobs: Path, tmp_path: Path) -> None:
+    folder = copied(blobs, tmp_path / "set")
+    write(folder / "labels" / "scene_01.tif", 3 * blob((80, 72), 1)[1])
+    two = [{"id": i, "name": name, "color": "#ffffff"} for i, name in enumerate(("sea", "oil"))]
+    (folder / "classes.json").write_text(json.dumps({"version": 1, "classes": two}))
+    refused(
+        folder,
+        "scene_01.tif has ids that are no classes: 3 .* the classes are 0..1",
+        reading={"classes": folder / "classes.json"},
+    )
 
 
 def test_conflicting_labels(blobs: Path, tmp_path: Path) -> None:
@@ -216,6 +229,20 @@ def test_the_run_is_a_run(annotated: LabelsRun, tmp_path: Path) -> None:
     assert tl.report_run(annotated, tmp_path / "report.html").stat().st_size > 10_000
 
 
+def test_classes_are_renamed_and_stay_so(blobs: Path, model: Path, tmp_path: Path) -> None:
+    one = [blobs / "images" / "scene_04.tif"]
+    run = tl.annotate_apply(model, one, tmp_path / "run", threads=1, flips=False)
+    assert "background" in change_label_classes(run)
+    table = change_label_classes(run, "name", ["1", "slick"])
+    assert "slick" in table
+    with rasterio.open(run.label_path("scene_04")) as labels:
+        assert "slick" in labels.tags()["TERRALABEL_CLASSES"]
+    again = tl.annotate_apply(model, blobs / "images", tmp_path / "run", threads=1, flips=False)
+    assert again.classes[1].name == "slick" and again.judged is not None and not again.judged.stale
+    with pytest.raises(SettingsError, match=r"clusters split: the classes of .* were learned"):
+        change_label_classes(again, "split", ["1"])
+
+
 def test_done_scenes_are_not_done_again(blobs: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = tl.annotate_apply(model, [blobs / "images" / "scene_00.tif"], out, threads=1)
@@ -244,11 +271,11 @@ def test_what_fails_is_told_and_the_others_are_done(blobs: Path, model: Path, tm
     images = tmp_path / "images"
     images.mkdir()
     shutil.copy(blobs / "images" / "scene_04.tif", images)
-    write(images / "grey.tif", blob((64, 64), 1)[0][0])
+    write(images / "deep.tif", blob((64, 64), 1)[0].astype(np.uint16) * 200)
     (images / "broken.tif").write_bytes((images / "scene_04.tif").read_bytes()[:300])
     run = tl.annotate_apply(model, images, tmp_path / "run", threads=1)
     assert [scene.key for scene in run.scenes] == ["scene_04"] and run.label_path("scene_04").is_file()
-    assert {Path(f.source).name for f in run.failures} == {"grey.tif", "broken.tif"}
+    assert {Path(f.source).name for f in run.failures} == {"deep.tif", "broken.tif"}
 
 
 def test_a_network_of_another_kind_is_refused(blobs: Path, tmp_path: Path) -> None:

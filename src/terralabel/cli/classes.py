@@ -23,14 +23,24 @@ def clusters(
 ) -> int:
     """List a run's clusters, or name, merge, drop, restore, split and recolour them; label rasters follow.
 
+    Of a run of `annotate apply` or `enhance`, whose classes were learned: list, name and color.
+
     Examples: `terralabel clusters run` · `clusters run name 3 building` · `clusters run merge 3 17 --name building` ·
     `clusters run drop 5` · `clusters run restore 5` · `clusters run split 4 --parts 3` · `clusters run color 3 "#e31a1c"`
     """
     from terralabel.cli.progress import terminal_progress
     from terralabel.recipes.curate import change_clusters
+    from terralabel.recipes.detected_run import open_any
+    from terralabel.recipes.label_classes import change_label_classes
+    from terralabel.recipes.labels_run import LabelsRun
     from terralabel.recipes.run import open_run
 
-    print(change_clusters(open_run(run), action, arguments or [], name=name, parts=parts, progress=terminal_progress()))
+    progress = terminal_progress()
+    opened = open_any(run)
+    if isinstance(opened, LabelsRun):
+        print(change_label_classes(opened, action, arguments or [], progress=progress))
+    else:
+        print(change_clusters(open_run(run), action, arguments or [], name=name, parts=parts, progress=progress))
     return 0
 
 

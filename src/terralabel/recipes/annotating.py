@@ -272,15 +272,13 @@ def prepare(
     labelled: LabelledSet, settings: AnnotateSettings, progress: Progress, radiometry: Radiometry | None = None
 ) -> Plan:
     """Look at everything once: labels, radiometry, folds. Raises `InputError` for what cannot be learned from."""
-    from terralabel.train.segmentation.survey import survey
-
     mine = labelled.labelled
     if not len(mine):
         raise InputError(
             f"{labelled.name}: none of its {len(labelled)} images has a label: label a few of them first.", "no-labels"
         )
     radiometry = radiometry or _radiometry(labelled, settings)
-    found = survey(mine, radiometry, progress)
+    found = _surveyed(mine, radiometry, progress)
     check_labels(mine, found, radiometry)
     notes = [f"{len(found.bare)} labelled images have no pixel with a class, the first {found.bare[0]!r}"] if found.bare else []
     fold = fold_of(sorted(found.sizes), settings.folds, settings.seed)
@@ -289,6 +287,18 @@ def prepare(
     plan = Plan(mine, radiometry, settings, found, fold, tuple(notes))
     plan.background  # noqa: B018 - a wrong one is told now, not after the training
     return plan
+
+
+def _surveyed(labelled: LabelledSet, radiometry: Radiometry, progress: Progress) -> Survey:
+    """What the labels hold; masks of 0 and 255, of which 255 reads as "no label", are told what they want."""
+    from terralabel.train.segmentation.survey import survey
+
+    try:
+        return survey(labelled, radiometry, progress)
+    except InputError as error:
+        if error.status == "one-class" and labelled.to_ids is None:
+            raise InputError(f"{error} Masks of 0 and 255 are read with --threshold 128.", error.status) from error
+        raise
 
 
 def _radiometry(labelled: LabelledSet, settings: AnnotateSettings) -> Radiometry:

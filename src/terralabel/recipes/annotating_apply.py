@@ -17,9 +17,11 @@ from terralabel.core.settings import changed
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.imagery.sources import SourceFile, content_hash
 from terralabel.imagery.tiles import scene_of
+from terralabel.recipes.annotating_cut import cut_of
 from terralabel.recipes.annotating_pictures import Decided, Labelling, Signalled, load_signalled
 from terralabel.recipes.annotating_views import Seen, look, make_views, windows_of
 from terralabel.recipes.ingest import Failure, find
+from terralabel.recipes.label_classes import kept_names
 from terralabel.recipes.labels_run import LabelsRun, is_labels, write_labels_run
 from terralabel.recipes.quality import gate_notes, load_judge, set_gate, verdicts_by
 from terralabel.recipes.quality_store import label_hashes, quality_parts, save_verdicts
@@ -79,7 +81,8 @@ def annotate_apply(
     folder = RunFolder(out)
     folder.create()
     with folder.lock(progress.say):
-        painter = Painter(folder, checkpoint, settings, make_views(checkpoint, settings), progress)
+        cut = cut_of(Path(model)) if settings.cut else ()
+        painter = Painter(folder, checkpoint, settings, make_views(checkpoint, settings), progress, cut)
         _agree(folder, painter, overwrite)
         failures = [Failure(str(s.path), s.status, s.reason) for s in found.skipped]
         scenes: list[Scene] = []
@@ -124,6 +127,7 @@ class Painter:
     settings: ApplySettings
     views: Views
     progress: Progress
+    cut: tuple[float, ...] = ()
 
     @property
     def made_by(self) -> str:
@@ -147,7 +151,7 @@ class Painter:
             self.folder,
             made_by=self.made_by,
             scenes=scenes,
-            classes=self.classes,
+            classes=kept_names(self.folder.classes_path, self.classes),
             settings={"model": self.checkpoint.sha256, **stored(self.settings)},
             failures=failures,
             radiometry=self.checkpoint.radiometry,
@@ -188,7 +192,8 @@ class Painter:
                     yield picture.window, picture.evidence.label
 
             tags = {_TAG: self._name(scene)}
-            write_label_raster(self.folder.labels_path / f"{scene.key}.tif", scene, self.classes, blocks(), tags=tags)
+            shown = kept_names(self.folder.classes_path, self.classes)
+            write_label_raster(self.folder.labels_path / f"{scene.key}.tif", scene, shown, blocks(), tags=tags)
         found.write(self._signals_path(scene))
         for _, _, path in seen.files:
             path.unlink()
@@ -214,14 +219,14 @@ class Painter:
     @property
     def labelling(self) -> Labelling:
         """How what is seen becomes labels."""
-        return Labelling(self.classes, self.background, self.settings.specks)
+        return Labelling(self.classes, self.background, self.settings.specks, cut=self.cut)
 
     def _signals_path(self, scene: Scene) -> Path:
         return self.folder.part_path("signals", scene.key, self._name(scene))
 
     def _name(self, scene: Scene) -> str:
         """Names all that decides a scene's label."""
-        return digest([self.checkpoint.sha256, stored(self.settings), scene.sha256, scene.key, _VERSION])
+        return digest([self.checkpoint.sha256, stored(self.settings), self.cut, scene.sha256, scene.key, _VERSION])
 
     def _is_there(self, scene: Scene) -> bool:
         """Whether the scene's label says that it was made of this image by this model with these settings."""

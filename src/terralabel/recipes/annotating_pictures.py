@@ -16,6 +16,7 @@ from terralabel.export.picture import display_rgb
 from terralabel.labels.quality.evidence import Evidence
 from terralabel.labels.quality.signals import no_signals, signals
 from terralabel.labels.tidy import tidied
+from terralabel.recipes.annotating_cut import weighted
 from terralabel.recipes.annotating_views import Seen
 from terralabel.runs.parts import read_part, write_part
 
@@ -45,13 +46,14 @@ class Decided:
 
 @dataclass(frozen=True)
 class Labelling:
-    """How probabilities become labels. `refine` is asked with `reach` pixels around every picture."""
+    """How probabilities become labels. `refine` is asked with `reach` pixels around every picture; `cut` are weights of the classes."""
 
     classes: Classes
     background: int | None
     specks: int
     refine: Refine | None = None
     reach: int = 0
+    cut: tuple[float, ...] = ()
 
     @property
     def ids(self) -> np.ndarray:
@@ -70,15 +72,17 @@ class Labelling:
     def _evidence(self, seen: Seen, read: Read, core: Window, around: Window) -> Evidence:
         channels, valid = seen.read(around)
         first, sides, turned = seen.layers.split(channels)
+        first = weighted(first, self.cut)
+        sides, turned = ([weighted(layer, self.cut) for layer in layers] for layers in (sides, turned))
         if self.refine is not None:
             first = self.refine(around, first, valid)
         inner = core.relative_to(around).slices()
         label = tidied(self._hard(first, valid), self.specks, self.background)[inner]
         pixels, _ = read(core)
         image = display_rgb(pixels[..., :1] if pixels.shape[2] == 2 else pixels)
-        views, coarse = ([self._hard(layer, valid)[inner] for layer in layers] for layers in (turned, sides))
+        views, coarse = (tuple(self._hard(layer, valid)[inner] for layer in layers) for layers in (turned, sides))
         shown = np.ascontiguousarray(first[(slice(None), *inner)])
-        return Evidence(label, image, valid[inner], shown, tuple(self.ids.tolist()), tuple(views), tuple(coarse))
+        return Evidence(label, image, valid[inner], shown, tuple(self.ids.tolist()), views, coarse)
 
     def _hard(self, probabilities: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """(h, w) uint8 ids of the likeliest classes, 255 where there is no image."""

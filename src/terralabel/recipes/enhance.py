@@ -1,8 +1,8 @@
 """Coarse labels in, better labels out: every image is labelled by a network that learned from the coarse labels of others.
 
-    networks     learn from what lies clear of coarse borders; one for each fold, and none sees what it is to label
-    shift        a coarse label is moved to where it fits its image best, as far as the network can tell
-    trust        how much a label is worth at which depth inside it is found by comparing all labels with what the networks say
+    alignment    labels are grown or shrunk, and moved, to where edges of the images are, if that shows clearly enough
+    networks     learn from what lies clear of the borders; one for each fold, and none sees what it is to label
+    belief       what the networks' word is worth is measured where the labels are most likely right
     posterior    the network's word and the label's together; specks and holes go
 
 RUN/labels/ are the enhanced labels, RUN/coarse/ the labels as they were, RUN/changes.csv says what was done to each.
@@ -26,8 +26,9 @@ from terralabel.imagery.datasets import read_label
 from terralabel.imagery.radiometry import Radiometry
 from terralabel.imagery.sources import SourceFile, content_hash
 from terralabel.imagery.tiles import scene_of
-from terralabel.labels.coarse import DEPTH, Trust, best_shift, shift_scores
+from terralabel.labels.coarse import DEPTH, Belief, without_borders
 from terralabel.labels.quality.judge import rules_judge
+from terralabel.recipes.aligning import Alignment, align_labels
 from terralabel.recipes.annotating import Plan, agree, made_folder, prepare
 from terralabel.recipes.annotating_apply import pictures_of
 from terralabel.recipes.annotating_pictures import PICTURE, Decided, Labelling, Signalled
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from terralabel.train.annotation.views import Views
 
 __all__ = ["enhance"]
+
+#: Labels of images of so many pixels are kept without their borders.
+_WHOLE = 16_000_000
 
 
 def enhance(
@@ -102,31 +106,38 @@ def enhance(
 
 @dataclass(frozen=True)
 class _CoarsePlan(Plan):
-    """A plan whose networks learn nothing near coarse borders."""
+    """A plan whose networks learn from aligned labels, and nothing near their borders."""
 
+    alignment: Alignment | None = None
     band: int = 0
 
     def reader(self) -> Reader:
         """See the class."""
-        return _ClearReader(self.labelled, self.radiometry, self.band)
+        assert self.alignment is not None
+        return _ClearReader(self.labelled, self.radiometry, self.alignment, self.band)
 
 
 class _ClearReader(Reader):
-    """A reader of labels without their borders."""
+    """A reader of aligned labels without their borders."""
 
-    def __init__(self, labelled: LabelledSet, radiometry: Radiometry, band: int) -> None:
+    def __init__(self, labelled: LabelledSet, radiometry: Radiometry, alignment: Alignment, band: int) -> None:
         super().__init__(labelled, radiometry)
-        self.band = band
+        self.alignment, self.band = alignment, band
+        self._ids = class_table(labelled.classes)
 
     def labels(self, item: LabelledImage, window: Window, size: tuple[int, int]) -> np.ndarray:
         """As of `Reader`; 255 where a border is near."""
-        from terralabel.labels.coarse import without_borders
+        if size[0] * size[1] > _WHOLE:
+            return self._clear(item, window, size)
+        whole = Window(0, 0, *size)
+        return self._remembered(f"clear {item.key}", lambda: self._clear(item, whole, size))[window.slices()]
 
+    def _clear(self, item: LabelledImage, window: Window, size: tuple[int, int]) -> np.ndarray:
         more = 2 * self.band  # what is how narrow is seen from so far away
         around = Window(window.x - more, window.y - more, window.width + 2 * more, window.height + 2 * more)
         around = around.intersect(Window(0, 0, *size))
-        clear = without_borders(super().labels(item, around, size), self.band)
-        return clear[window.relative_to(around).slices()]
+        labels = self._ids[self.alignment.label(item, around, size)]
+        return without_borders(labels, self.band)[window.relative_to(around).slices()]
 
 
 def _plan(labelled: LabelledSet, settings: EnhanceSettings, progress: Progress, radiometry: Radiometry | None) -> _CoarsePlan:
@@ -137,31 +148,37 @@ def _plan(labelled: LabelledSet, settings: EnhanceSettings, progress: Progress, 
             " Cut it into parts.",
             "too-few",
         )
-    return _CoarsePlan(**{item.name: getattr(plan, item.name) for item in fields(plan)}, band=settings.band)
+    how = plan.labelled, plan.survey.sizes, plan.radiometry, plan.background, settings.shift, progress
+    values = {item.name: getattr(plan, item.name) for item in fields(plan)}
+    return _CoarsePlan(**values, alignment=align_labels(*how), band=settings.band)
 
 
 class Repair:
     """Coarse labels at work: what networks say of them, and what becomes of them."""
 
-    def __init__(self, folder: RunFolder, plan: Plan, settings: EnhanceSettings, progress: Progress) -> None:
+    def __init__(self, folder: RunFolder, plan: _CoarsePlan, settings: EnhanceSettings, progress: Progress) -> None:
+        assert plan.alignment is not None
         self.folder, self.plan, self.settings, self.progress = folder, plan, settings, progress
+        self.alignment = plan.alignment
         self.items = [item for item in plan.labelled.images if item.key in plan.survey.sizes]
         self.scenes = [self._scene(item) for item in self.items]
         self.seen: dict[str, Seen] = {}
-        self.shift: dict[str, tuple[int, int]] = {}
-        self.counts = np.zeros((len(plan.labelled.classes), 2, Trust.bins()))
+        self.counts = 0.0 * Belief.counted(np.zeros((len(plan.labelled.classes), 1, 1)), np.zeros((1, 1), np.uint8), 0)
         self._table = class_table(plan.labelled.classes)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the run's ledger says."""
+        growth = self.alignment.growth
+        notes = ["enhanced labels; those before are in coarse/, what changed in changes.csv"]
+        notes += [f"coarse objects were {abs(growth)} px too {'narrow' if growth > 0 else 'wide'}"] if growth else []
         return {
             "made_by": "enhance 1",
             "classes": self.plan.labelled.classes,
             "settings": stored(self.settings),
             "radiometry": self.plan.radiometry,
             "background": self.plan.background,
-            "notes": ["enhanced labels; those before are in coarse/, what changed in changes.csv"],
+            "notes": notes,
         }
 
     def _scene(self, item: LabelledImage) -> Scene:
@@ -172,7 +189,7 @@ class Repair:
     # ------------------------------------------------------------------------------------------------------------- looking
 
     def look_at_all(self, model: Path) -> None:
-        """Every image by the network of its fold; then its shift, and what labels are worth."""
+        """Every image by the network of its fold; then what the networks' word is worth."""
         from terralabel.train.segmentation.checkpoint import open_checkpoint
 
         for fold in range(self.plan.folds):
@@ -191,51 +208,25 @@ class Repair:
         with radiometry.open(item.image) as raster:
             seen = look(scene, raster, radiometry, views, self.folder, name, self.progress.advance, on_disk=True)
         self.seen[scene.key] = seen
-        self.shift[scene.key] = self._best_shift(item, scene, seen)
         for window in _squares(scene):
-            probabilities, valid = self._said(seen, window)
+            channels, valid = seen.read(window)
             labels = np.where(valid, self._coarse(item, scene, window), IGNORE).astype(np.uint8)
-            self.counts += Trust.counted(probabilities, labels)
-
-    def _said(self, seen: Seen, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        channels, valid = seen.read(window)
-        return seen.layers.split(channels)[0], valid
-
-    def _best_shift(self, item: LabelledImage, scene: Scene, seen: Seen) -> tuple[int, int]:
-        most = self.settings.shift
-        if not most:
-            return 0, 0
-        background = None if self.plan.background is None else int(self._table[self.plan.background])
-        scores, pixels = np.zeros((2 * most + 1, 2 * most + 1)), 0
-        for window in _squares(scene):
-            probabilities, valid = self._said(seen, window)
-            labels = self._table[read_label(self.plan.labelled, item, window)]
-            for index in np.unique(labels[valid & (labels != IGNORE)]).tolist():
-                if index != background:
-                    scores += shift_scores(probabilities[index], labels == index, most)
-                    pixels += int((labels == index).sum())
-        return best_shift(scores, pixels)
+            self.counts += Belief.counted(seen.layers.split(channels)[0], labels, self.settings.band)
 
     def _coarse(self, item: LabelledImage, scene: Scene, window: Window) -> np.ndarray:
-        """(h, w) uint8 indices of the coarse label, moved by its shift; 255 where that brings nothing in."""
-        rows, columns = self.shift.get(scene.key, (0, 0))
-        wanted = Window(window.x - columns, window.y - rows, window.width, window.height)
-        there = wanted.intersect(Window(0, 0, scene.width, scene.height))
-        out = np.full((window.height, window.width), IGNORE, np.uint8)
-        if there.area:
-            out[there.relative_to(wanted).slices()] = self._table[read_label(self.plan.labelled, item, there)]
-        return out
+        """(h, w) uint8 indices of the aligned coarse label; 255 where there is none."""
+        return self._table[self.alignment.label(item, window, (scene.width, scene.height))]
 
     # ------------------------------------------------------------------------------------------------------------- mending
 
     def mend_all(self) -> None:
         """Write every label, the coarse one beside it, verdicts, and what changed."""
-        trust = Trust.of_counts(self.counts)
+        belief = Belief.of_counts(self.counts)
         before, after = Signalled(self.plan.background), Signalled(self.plan.background)
         changes = []
         self.progress.start("mend", len(self.scenes), "images")
         for item, scene in zip(self.items, self.scenes, strict=True):
-            changes.append(self._mend(item, scene, trust, before, after))
+            changes.append(self._mend(item, scene, belief, before, after))
             self.progress.advance()
         self.progress.finish()
         judge = rules_judge()
@@ -257,14 +248,14 @@ class Repair:
     def _path(self, folder: str, scene: Scene) -> Path:
         return self.folder.path / folder / f"{scene.key}.tif"
 
-    def _mend(self, item: LabelledImage, scene: Scene, trust: Trust, before: Signalled, after: Signalled) -> Change:
+    def _mend(self, item: LabelledImage, scene: Scene, belief: Belief, before: Signalled, after: Signalled) -> Change:
         from terralabel.export.rasters import write_label_raster
 
         classes, background, seen = self.plan.labelled.classes, self.plan.background, self.seen[scene.key]
-        change = Change(scene.key, self.shift[scene.key])
+        change = Change(scene.key, self.alignment.shift(item.key))
 
         def refine(window: Window, said: np.ndarray, valid: np.ndarray) -> np.ndarray:
-            return trust.applied(said, self._coarse(item, scene, window)) if self.settings.trust else said
+            return belief.applied(said, self._coarse(item, scene, window), self.settings.band) if self.settings.trust else said
 
         how = Labelling(classes, background, self.settings.specks, refine, DEPTH)
 

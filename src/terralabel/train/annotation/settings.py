@@ -108,6 +108,10 @@ class ApplySettings:
         True, "Average over the image and its three mirror images: four times the work; their agreement tells quality."
     )
     specks: int = setting(16, "Take away objects and fill holes of fewer pixels; 0: none.", low=0, high=4096)
+    cut: bool = setting(
+        True,
+        "Cut classes apart where labels of held-out images were best; off: the likeliest class, which draws thin things wide.",
+    )
     promise: str = setting("", "Accept what keeps a promise of this kind: 'mean IoU >= .85'.", results=False, group=_QUALITY)
     review: str = setting("", "Leave this share of the labels, the worst, to a person: '20%'.", results=False, group=_QUALITY)
     precision: str = like(PredictSettings, "precision")
@@ -133,16 +137,14 @@ class EnhanceSettings(AnnotateSettings):
         group=_COARSE,
     )  # fmt: skip
     band: int = setting(
-        6, "Pixels on either side of a coarse border that nothing is learned from; 0: borders are exact.", low=0, high=64,
+        4, "Pixels on either side of a coarse border that nothing is learned from; 0: borders are exact.", low=0, high=64,
         group=_COARSE,
     )  # fmt: skip
     shift: int = setting(
-        8, "Look so many pixels around for where a whole coarse label fits its image better; 0: it stays.", low=0, high=64,
+        8, "Look so many pixels around for where coarse labels fit the edges of their images; 0: they stay.", low=0, high=64,
         group=_COARSE,
     )  # fmt: skip
-    trust: bool = setting(
-        True, "Let coarse labels have a say, as much as they turn out to be worth; off: only networks have.", group=_COARSE
-    )
+    trust: bool = setting(True, "Let coarse labels have a say beside the networks'; off: only networks have.", group=_COARSE)
     pictures: int = setting(12, "Pictures of before and after, of the labels that changed most.", low=0, results=False)
     tile_size: int = like(ApplySettings, "tile_size")
     overlap: int = like(ApplySettings, "overlap")
