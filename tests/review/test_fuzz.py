@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from terralabel.recipes.run import Run
+from terralabel.recipes.survey import survey_clusters
 from terralabel.review.app import create_app
 from terralabel.review.desk import Desk
 from terralabel.review.security import House
@@ -62,6 +65,14 @@ def made(schema: dict[str, Any], root: dict[str, Any], dice: random.Random, dept
     if kind == "null":
         return None
     return dice.choice(["name", "merge", "color", "#12ab34", "accept"]) if dice.random() < 0.7 else dice.choice(ODD_TEXT)
+
+
+@pytest.fixture
+def desk(judged: Run) -> Iterator[Desk]:
+    made = Desk(judged)
+    made.survey = survey_clusters(judged)
+    yield made
+    made.close()
 
 
 @pytest.fixture

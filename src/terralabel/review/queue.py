@@ -236,10 +236,7 @@ def outline(shape: Shape | None, frame: Window) -> str:
     common = shape.box.intersect(frame)
     if not common.area:
         return ""
-    mask = np.ascontiguousarray(shape.crop(common), np.uint8)
-    mask = cv2.copyMakeBorder(
-        cv2.resize(mask, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST), 1, 1, 1, 1, cv2.BORDER_CONSTANT
-    )
+    mask = np.pad(shape.crop(common).astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1), 1)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     x, y = common.x - frame.x, common.y - frame.y
     rings = [((ring[:, 0] - 0.5) / 2 + (x, y)).round(1).tolist() for ring in contours if len(ring) > 2]

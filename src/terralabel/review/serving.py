@@ -96,6 +96,7 @@ def review(
 
 def _bound(host: str, port: int) -> socket.socket:
     """A listening socket; bound here, so that nobody else can take the port between."""
+    made = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind, protocol)
@@ -103,6 +104,8 @@ def _bound(host: str, port: int) -> socket.socket:
         made.bind(address)
         made.listen(128)
     except (OSError, OverflowError) as error:
+        if made is not None:
+            made.close()
         raise RunError(
             f"Cannot serve at {host} port {port}: {error}; choose another with --port, or 0 for a free one."
         ) from error

@@ -1,6 +1,6 @@
 // The classes page: name, merge, drop, split, recolour; by mouse, by touch, by keys.
 
-import { $, $$, change, onRefresh, tell, typing } from "./page.js";
+import { $, $$, change, isReplacing, onRefresh, refresh, tell, typing } from "./page.js";
 
 const picked = new Set(); // class ids, in the order they were picked
 const cards = () => $$(".card");
@@ -49,9 +49,12 @@ async function drop(ids) {
 // The name of another class means: these are the same.
 async function name(card, text) {
   const wanted = text.trim();
+  $("input.name", card).defaultValue = wanted; // sent once
   const twin = cards().find((other) => other !== card && !other.classList.contains("dropped") && $("input.name", other).defaultValue === wanted);
   if (twin) return merge([idOf(twin), idOf(card)]);
-  return classes("name", { classes: [idOf(card)], name: wanted });
+  const answer = await classes("name", { classes: [idOf(card)], name: wanted });
+  if (!answer) await refresh(); // what was refused does not stay in the box
+  return answer;
 }
 
 function split(card) {
@@ -81,7 +84,10 @@ document.addEventListener("change", (event) => {
   if (!card) return;
   if (event.target.matches(".pick")) pick(card);
   if (event.target.matches(".color")) classes("color", { classes: [idOf(card)], color: event.target.value });
-  if (event.target.matches("input.name")) name(card, event.target.value);
+});
+
+document.addEventListener("focusout", ({ target }) => {
+  if (!isReplacing() && target.matches?.("input.name") && target.value.trim() !== target.defaultValue) name(target.closest(".card"), target.value);
 });
 
 document.addEventListener("click", (event) => {
@@ -100,7 +106,7 @@ document.addEventListener("keydown", (event) => {
   const card = current();
   if (event.target.matches("input.name")) {
     if (event.key === "Enter") { event.preventDefault(); card.focus(); }
-    if (event.key === "Escape") { event.target.value = event.target.defaultValue; card.focus(); }
+    if (event.key === "Escape") { event.target.value = event.target.defaultValue; card.focus(); } // before the focus goes: nothing is sent
     return;
   }
   if (typing(event) || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("button, a, summary")) return;

@@ -51,19 +51,32 @@ export async function send(address, body = {}) {
   return answer;
 }
 
-// Load this page again and put its content in place; what had the focus keeps it.
+// Load this page again and put its content in place; what has the focus keeps it, with what is being typed.
+let replacing = false;
+export const isReplacing = () => replacing;
 export async function refresh() {
-  const focused = document.activeElement?.closest?.("[id]")?.id;
+  root.dataset.loading = "yes"; // for tests
   const response = await fetch(location.href, { headers: { accept: "text/html" } });
   if (!response.ok) return tell("This page cannot be loaded again.");
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  const active = document.activeElement;
+  const holder = active?.closest?.("[id]");
+  const typed = active?.matches?.("input.name") && active.value !== active.defaultValue ? active.value : null;
+  replacing = true;
   for (const id of ["content", "status"]) {
     if (id === "content" && $("#content").dataset.live) continue;
     $(`#${id}`).replaceChildren(...document.adoptNode($(`#${id}`, fresh)).childNodes);
   }
   root.dataset.version = fresh.documentElement.dataset.version;
-  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  const again = holder && document.getElementById(holder.id);
+  if (again && active.matches("input.name")) {
+    const box = $("input.name", again);
+    box?.focus({ preventScroll: true });
+    if (box && typed !== null) box.value = typed;
+  } else if (again && holder.id !== "content") again.focus({ preventScroll: true });
+  replacing = false;
   for (const listener of listeners) listener();
+  delete root.dataset.loading;
 }
 
 export async function change(address, body) {

@@ -11,7 +11,7 @@ const make = (name, attributes) => {
 
 let unit = null; // as /units/ROW.json tells
 let fix = null; // {points, box, mask, cross} while a mask is being fixed
-let busy = false;
+let turn = Promise.resolve(); // decisions one after the other, however fast the keys
 let zoom = 0; // screen pixels per pixel; 0: 1, or 2 where the picture is small
 
 async function open(row) {
@@ -64,11 +64,11 @@ function progress(answer) {
   $("#bar").value = answer.decided;
 }
 
-async function decide(decision, values = {}) {
-  if (!unit || busy) return;
-  busy = true;
+const decide = (...what) => { turn = turn.then(() => decideNow(...what)); };
+
+async function decideNow(decision, values = {}) {
+  if (!unit) return;
   const answer = await send("/api/verdict", { row: unit.row, decision, seen: seen(), ...values });
-  busy = false;
   if (!answer) return;
   progress(answer);
   const done = $(`#unit-${unit.row}`)?.closest("li");
