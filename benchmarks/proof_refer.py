@@ -82,18 +82,19 @@ class Once:
 
 
 def tiles(proof: Proof, data: Path, limit: int | None, most: int) -> Iterator[tuple[Tile, Masks]]:
-    """(tile, true instances), at most `limit` images of a set, evenly spread, and `most` instances of each, too."""
+    """(tile, true instances), at most `limit` images of a set that have some, evenly spread, and `most` instances of each, too."""
     (folder,) = proof.folders
-    paths = [p for p in sorted((data / folder / "images").iterdir()) if not proof.only_held_out or held_out(p.stem)]
-    if limit and len(paths) > limit:
-        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).astype(int)]
-    for path in paths:
-        mask = next((data / folder / "masks").glob(f"{path.stem}*.png"))
-        truth = instance_masks(proof.instances(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)), min_size=proof.smallest)
-        if len(truth) > most:
-            truth = truth.select(np.linspace(0, len(truth) - 1, most).astype(int))
-        if len(truth):
-            yield Tile.from_array(read_image(path)), truth
+    found = []
+    for path in sorted((data / folder / "images").iterdir()):
+        if not proof.only_held_out or held_out(path.stem):
+            mask = next((data / folder / "masks").glob(f"{path.stem}*.png"))
+            truth = instance_masks(proof.instances(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)), min_size=proof.smallest)
+            found += [(path, truth)] if len(truth) else []
+    if limit and len(found) > limit:
+        found = [found[i] for i in np.linspace(0, len(found) - 1, limit).astype(int)]
+    for path, truth in found:
+        some = np.linspace(0, len(truth) - 1, min(most, len(truth))).astype(int)
+        yield Tile.from_array(read_image(path)), truth.select(some)
 
 
 def overlap(masks: Masks, truth: Masks, k: int) -> tuple[int, int]:
@@ -224,7 +225,11 @@ def show(results: dict[str, dict[str, Any]]) -> None:
                 cells = "".join(f"{100 * row[way]['mIoU']:>9.1f} /{100 * row[way]['oIoU']:>5.1f}" for way in WAYS)
                 label = f"{name} ({result['instances']}) {moved}"
                 print(f"{label:<28}{cells}{row['point hits']:>12.3f}{row['right']:>8.3f}{100 * row['meant oIoU']:>7.1f}")
-        means = {way: np.mean([[r["moved"][m][way][k] for k in ("mIoU", "oIoU")] for r in sets.values() for m in r["moved"]], 0) for way in WAYS}  # fmt: skip
+        several = [r for r in sets.values() if r["instances"] > 1]  # one car is no set
+        means = {
+            way: np.mean([[row[way][k] for k in ("mIoU", "oIoU")] for r in several for row in r["moved"].values()], axis=0)
+            for way in WAYS
+        }
         print(f"{'mean':<28}" + "".join(f"{100 * means[way][0]:>9.1f} /{100 * means[way][1]:>5.1f}" for way in WAYS))
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
+import terralabel.recipes.refer as recipe
 from terralabel import registry
 from terralabel.contracts import Locator, RunView
 from terralabel.core.tile import Tile
@@ -174,6 +175,20 @@ def test_another_text_about_the_same_things_finds_nothing_anew(place, two_texts,
     assert sorted((run.path / "parts/found").iterdir()) == found
     assert shown(run) == shown(again) == [4]
     assert shown(ask(place, tmp_path / "run", "the smallest house")) == [4]
+
+
+def test_what_was_done_before_a_crash_is_not_done_again(place, tmp_path, monkeypatch):
+    def crash(job: object) -> None:
+        raise RuntimeError("crash")
+
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="crash"):
+        broken.setattr(recipe, "gather_scene", crash)
+        ask(place, tmp_path / "run", "the largest house", tile_size=128, overlap=40)
+    assert len(list((tmp_path / "run/parts/masked").iterdir())) > 1
+    monkeypatch.setattr(refer_finding, "referred_masks", lambda *a, **k: pytest.fail("masks were made again"))
+    run = ask(place, tmp_path / "run", "the largest house", tile_size=128, overlap=40)
+    assert shown(run) == [3]
+    assert not list((run.path / "parts/masked").iterdir())
 
 
 def test_one_worker_or_two_leave_the_same_bytes(place, tmp_path):

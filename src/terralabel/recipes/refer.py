@@ -25,9 +25,17 @@ from terralabel.labels.phrases import parse, things_of
 from terralabel.masks.located import GivenBoxes
 from terralabel.recipes import ingest
 from terralabel.recipes.detected import make_promptable
-from terralabel.recipes.networks import release_networks, settle, worker_count
+from terralabel.recipes.networks import free_memory, on_device, release_networks, settle, worker_count
 from terralabel.recipes.refer_boxes import given_boxes
-from terralabel.recipes.refer_finding import FindJob, find_scene, make_locator
+from terralabel.recipes.refer_finding import (
+    FindJob,
+    gather_scene,
+    locate_jobs,
+    locate_tiles,
+    make_locator,
+    mask_jobs,
+    mask_windows,
+)
 from terralabel.recipes.refer_meaning import MeanJob, Query, label_path, mean_scene
 from terralabel.recipes.refer_run import FORMAT, ReferRun, is_referred
 from terralabel.recipes.refer_settings import ReferSettings
@@ -40,6 +48,8 @@ __all__ = ["refer"]
 
 #: Versions of the two steps' code: part of the digests of their parts.
 _FIND, _MEAN = 1, 1
+#: What a worker with a locator's network may need, bytes.
+_LOCATOR_BYTES = 4_000_000_000
 #: Longest name of a class, letters.
 _NAME = 120
 
@@ -80,9 +90,10 @@ def refer(
     made_by = _made_by(asked, boxes)
     found = ingest.find(named, folder.path, asked.labelling)
     _claim(folder, asked, queries, classes, made_by, overwrite)
-    workers = worker_count(asked.labelling)
+    workers = _workers(asked, boxes is None)
     if workers:
         release_networks()  # each worker loads its own
+        make_locator.cache_clear()
     engine = engine_for(workers)
     try:
         with folder.lock(progress.say):
@@ -143,6 +154,14 @@ def _settled(settings: ReferSettings, folder: RunFolder, boxes: str | Path | Non
     return ReferSettings(**values)
 
 
+def _workers(settings: ReferSettings, locating: bool) -> int:
+    """Processes; where nobody says how many, a locator's network wants memory in each, and a GPU to itself."""
+    count = worker_count(settings.labelling)
+    if not locating or settings.workers >= 0:
+        return count
+    return 1 if on_device(settings.labelling) != "cpu" else max(1, min(count, free_memory() // _LOCATOR_BYTES))
+
+
 def _made_by(settings: ReferSettings, boxes: str | Path | None) -> dict[str, str]:
     """Name and version of what finds boxes and of what they prompt."""
     promptable = make_promptable(settings.labelling)
@@ -199,7 +218,7 @@ def _run(
     for text in problems:
         progress.say(f"problem: {text}")
     finding = _find_jobs(folder, scenes, settings, queries, given if boxes is not None else None, made_by)
-    failures = _each("find", find_scene, finding, lambda job: job.part.exists(), engine, progress)
+    failures = _find(finding, engine, progress)
     for source in ingest.changed_since(folder):
         failures[source] = "changed: the image was changed while it was read; run the same command again"
     meaning = [_mean_job(folder, job, queries, classes) for job in finding if job.scene.source not in failures]
@@ -208,6 +227,21 @@ def _run(
     folder.remove_unused_parts({job.part for job in done} | {job.part for job in finding if job.part.exists()})
     _finish(folder, done, queries, failures, problems, progress)
     return ReferRun(folder)
+
+
+def _find(jobs: Sequence[FindJob], engine: Engine, progress: Progress) -> dict[str, str]:
+    """Find everything in the scenes where it is not known yet; source -> why, of those that failed."""
+
+    def left(failed: Mapping[str, str]) -> list[FindJob]:
+        return [job for job in jobs if not job.part.exists() and job.scene.source not in failed]
+
+    tasks = [task for job in left({}) for task in locate_jobs(job)]
+    failures = _each("locate", locate_tiles, tasks, lambda task: task.part.exists(), engine, progress, "blocks of tiles")
+    masks = [task for job in left(failures) for task in mask_jobs(job)]
+    failures |= _each("masks", mask_windows, masks, lambda task: task.part.exists(), engine, progress, "blocks of windows")
+    for job in left(failures):
+        gather_scene(job)
+    return failures
 
 
 def _find_jobs(
@@ -243,10 +277,14 @@ def _is_meant(job: MeanJob) -> bool:
     return job.part.exists() and label_path(job.run, job.scene).exists()
 
 
-def _each(step: str, function: Any, jobs: Sequence[Any], is_done: Any, engine: Engine, progress: Progress) -> dict[str, str]:
+def _each(
+    step: str, function: Any, jobs: Sequence[Any], is_done: Any, engine: Engine, progress: Progress, unit: str = "scenes"
+) -> dict[str, str]:
     """Every job that is not done yet; source -> why, of those that failed."""
     todo = [job for job in jobs if not is_done(job)]
-    progress.start(step, len(jobs), "scenes", len(jobs) - len(todo))
+    if not jobs:
+        return {}
+    progress.start(step, len(jobs), unit, len(jobs) - len(todo))
     failures: dict[str, str] = {}
     for job, why in engine.map(function, todo):
         why = f"crash: {why.reason}" if isinstance(why, Crash) else why
