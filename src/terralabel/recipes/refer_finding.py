@@ -257,7 +257,7 @@ def gather_scene(job: FindJob) -> None:
     boxes = _located(job)
     rows = sorted((row for task in mask_jobs(job) for row in _rows(read_part(task.part))), key=lambda row: row.box)
     which = np.array([row.box for row in rows], dtype=np.int64)
-    own = {
+    own: dict[str, Any] = {
         "thing": boxes.class_id[which].astype(np.int32),
         "box": boxes.xyxy[which].astype(np.float64).reshape(-1, 4),
         "score": boxes.score[which].astype(np.float32),
