@@ -123,9 +123,8 @@ class Proof:
         if which != "D2":
             settings = replace(self.protocol.settings, folds=0)
             tl.annotate_fit(labelled, model, settings)
-        run = tl.annotate_apply(
-            model, [item.image for item in self.tested.images], self.work / f"{which}-tested", self.plan.apply
-        )
+        plain = replace(self.plan.apply, cut=False)  # D2's model knows held-out images, the others have none
+        run = tl.annotate_apply(model, [item.image for item in self.tested.images], self.work / f"{which}-tested", plain)
         key = {Path(scene.source): scene.key for scene in run.scenes}
         found = {"images": len(labelled), "measures": self.compared(lambda item: run.label_path(key[item.image]))}
         for folder in {self.work / which, run.path} - {self.work / "D2"}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from terralabel.core.scene import Scene
 from terralabel.imagery.datasets import read_label
 from terralabel.labels.quality.evidence import true_iou
 from terralabel.labels.quality.judge import fit_judge, rules_judge
+from terralabel.recipes.annotating_cut import Sample, fit_cut
 from terralabel.recipes.annotating_pictures import Decided, Labelling, Signalled
 from terralabel.recipes.annotating_views import Seen, look, make_views
 from terralabel.recipes.quality import save_judge
@@ -36,12 +37,14 @@ __all__ = ["HeldOut", "judge_folds", "look_at_item", "measured_in"]
 class HeldOut:
     """How well images were labelled by networks that had not seen them, and the judge that was fitted on these.
 
-    `iou`: class id -> IoU over all labelled pixels, NaN for a class in neither labels nor predictions.
+    `iou`: class id -> IoU over all labelled pixels, NaN for a class in neither labels nor predictions. `cut`: weights of the classes
+    that these images advise (`annotating_cut`).
     """
 
     iou: dict[int, float]
     accuracy: float
     judge: Judge
+    cut: tuple[float, ...] = ()
 
     @property
     def miou(self) -> float:
@@ -63,8 +66,9 @@ def judge_folds(plan: Plan, folder: Path, progress: Progress) -> HeldOut | None:
     counts, true, groups = np.zeros((256, 256), np.int64), [], []
     ids = plan.labelled.classes
     found = Signalled(plan.background)
-    progress.start("held out", len(plan.survey.sizes), "images")
-    for item, picture in _pictures(plan, folder, progress):
+    progress.start("held out", 2 * len(plan.survey.sizes), "images")
+    cut = _cut(plan, folder, progress)
+    for item, picture in _pictures(plan, folder, progress, cut):
         truth = read_label(plan.labelled, item, picture.window)
         rows = found.add(item.key, picture)
         true.append(true_iou(picture.evidence, truth, plan.background))
@@ -76,9 +80,14 @@ def judge_folds(plan: Plan, folder: Path, progress: Progress) -> HeldOut | None:
     save_judge(judge, folder / "judge.json", 0.5)
     iou = {entry.id: _iou(counts, entry.id) for entry in ids}
     accuracy = float(counts.diagonal().sum() / max(counts.sum(), 1))
-    made = {"iou": {str(k): None if np.isnan(v) else v for k, v in iou.items()}, "accuracy": accuracy, "folds": plan.folds}
+    made = {
+        "iou": {str(k): None if np.isnan(v) else v for k, v in iou.items()},
+        "accuracy": accuracy,
+        "folds": plan.folds,
+        "cut": cut,
+    }
     write_text(path, json.dumps(made, indent=1) + "\n")
-    return HeldOut(iou, accuracy, judge)
+    return HeldOut(iou, accuracy, judge, cut)
 
 
 def read_held_out(folder: Path) -> HeldOut | None:
@@ -90,7 +99,7 @@ def read_held_out(folder: Path) -> HeldOut | None:
         return None
     made = json.loads(path.read_text(encoding="utf-8"))
     iou = {int(k): float("nan") if v is None else float(v) for k, v in made["iou"].items()}
-    return HeldOut(iou, float(made["accuracy"]), load_judge(folder))
+    return HeldOut(iou, float(made["accuracy"]), load_judge(folder), tuple(made.get("cut", ())))
 
 
 def _iou(counts: np.ndarray, class_id: int) -> float:
@@ -99,14 +108,29 @@ def _iou(counts: np.ndarray, class_id: int) -> float:
     return float(right / union) if union else float("nan")
 
 
-def _pictures(plan: Plan, folder: Path, progress: Progress) -> Iterator[tuple[LabelledImage, Decided]]:
+def _cut(plan: Plan, folder: Path, progress: Progress) -> tuple[float, ...]:
+    """The weights of the classes with which the labels of held-out images would have been best."""
+    ids = [entry.id for entry in plan.labelled.classes]
+    index = np.full(256, -1)
+    index[ids] = np.arange(len(ids))
+    sample = Sample(plan.settings.seed)
+    for item, picture in _pictures(plan, folder, progress, flips=False):
+        truth = np.where(picture.evidence.valid, index[read_label(plan.labelled, item, picture.window)], -1)
+        assert picture.evidence.probability is not None
+        sample.add(picture.evidence.probability, truth)
+    return fit_cut(sample, None if plan.background is None else ids.index(plan.background))
+
+
+def _pictures(
+    plan: Plan, folder: Path, progress: Progress, cut: tuple[float, ...] = (), *, flips: bool = True
+) -> Iterator[tuple[LabelledImage, Decided]]:
     """Every labelled picture, decided by the network of its fold."""
     from terralabel.train.segmentation.checkpoint import open_checkpoint
 
-    labelling = Labelling(plan.labelled.classes, plan.background, 0)
+    labelling = Labelling(plan.labelled.classes, plan.background, 0, cut=cut)
     for fold in range(plan.folds):
         place = folder / "folds" / str(fold + 1)
-        views = make_views(open_checkpoint(place, "last"), measured_in(plan.settings))
+        views = make_views(open_checkpoint(place, "last"), replace(measured_in(plan.settings), flips=flips))
         for item in plan.labelled.images:
             if plan.fold.get(item.key) == fold:
                 for picture in look_at_item(plan, item, views, place, labelling):
