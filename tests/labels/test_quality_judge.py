@@ -156,8 +156,8 @@ def test_empty_pictures_have_a_rate_of_their_own() -> None:
     both = Signals.join([signals, nothing])
     judge = fit_judge(both, np.concatenate([true, [1, 1, 1, 0]]), [*groups, "a", "b", "c", "d"])
     assert judge.empty == (4, 3)
-    # three of four were right, and four more rows' worth of what the probabilities say
-    assert judge.predict(nothing) == pytest.approx([7 / 8, 6.6 / 8, 3.4 / 8, 3 / 8])
+    # three of four were right: (3 + 1) / (4 + 2), times what the probabilities say
+    assert judge.predict(nothing) == pytest.approx([4 / 6, 3.6 / 6, 0.4 / 6, 0.0])
     without = fit_judge(signals, true, groups)
     assert judge.models[0].held_out[0] == without.models[0].held_out[0]
     assert without.predict(nothing) == pytest.approx([0.5, 0.45, 0.05, 0.0]), "never seen right: for a person"

@@ -66,7 +66,7 @@ def test_shifted_labels_get_lower_scores(scored: Path) -> None:
     found = [quality[f"p{k:02}"] for k in shift]
     assert np.corrcoef(shift, found)[0, 1] < -0.8 and found[0] > found[-1] + 0.3
     assert [k for k, c in zip(run.verdicts.scene, run.verdicts.units.class_id, strict=True) if c == EMPTY] == ["p07", "p15"]
-    assert quality["p07"] < 0.6, "the judge has seen that empty ones are wrong"
+    assert quality["p07"] < 0.3, "the judge has seen that empty ones are wrong"
     worst = run.verdicts.reasons[run.verdicts.scene.index("p14")]
     assert "edges do not follow the picture" in worst or "pixels look unlike" in worst
 

@@ -31,8 +31,6 @@ _WITHOUT: tuple[frozenset[str], ...] = (
     frozenset({"views", "sides", "outline", "inside", "pixels"}),
 )
 _KIND = {signal.name: signal.kind for signal in SIGNALS}
-#: Rows whose worth the rate of right empty pictures has against the rules.
-_PRIOR = 4
 
 
 @dataclass(frozen=True)
@@ -95,17 +93,17 @@ class Judge:
         return out
 
     def _of_empty(self, signals: Signals) -> np.ndarray:
-        """How probably there is nothing: the rate among the fitted, and what speaks against it here."""
+        """How probably there is nothing: what speaks for it here, times how often that was right among the fitted."""
         against = np.column_stack(
             [1 - signals[n] for n in ("strongest", "learned_share")] + [signals["views"], signals["sides"]]
         )
         known = np.isfinite(against)
         rules = np.where(known, against, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
         rules = np.where(known.any(axis=1), rules, 0.5)
+        if not self.fitted:
+            return rules
         count, right = self.empty
-        if self.fitted and not count:  # no label with truth was empty: here it is as likely that something was overlooked
-            return rules / 2
-        return (right + _PRIOR * rules) / (count + _PRIOR)
+        return rules * (right + 1) / (count + 2)  # Laplace's rule of succession
 
     def _content(self) -> dict[str, Any]:
         return {
