@@ -280,6 +280,7 @@ def test_without_boxes_and_locator_the_way_out_is_said(place, tmp_path):
         refer(place.image, "house", tmp_path / "run", masks="tree", locator="nobody", boxes=place.coco)
     with pytest.raises(InputError, match="is not there"):
         ask(place, tmp_path / "run", "house", boxes=tmp_path / "none.gpkg")
+    assert ask(place, tmp_path / "run", "house").object_count() == 5  # nothing was begun, so nothing is in the way
 
 
 class Reds:

@@ -191,7 +191,8 @@ def _claim(
             raise RunError(f"{folder.path} is a run of another kind: choose another folder.")
         before = json.loads(folder.manifest_path.read_text(encoding="utf-8"))
         other = [name for name in made if before.get(name) != made[name]]
-        if other and not overwrite:
+        begun = any((folder.path / "parts").rglob("*.parquet"))  # a run that failed at its boxes stands in nobody's way
+        if other and begun and not overwrite:
             raise RunError(f"{folder.path} was made with other {', '.join(other)}: choose another folder, or give --overwrite.")
     folder.create()
     folder.write_manifest(
