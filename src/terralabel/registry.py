@@ -52,6 +52,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "geojson": "terralabel.export.vectors:GeoJson",
         "yolo": "terralabel.export.yolo:Yolo",
         "instances": "terralabel.export.instances:Instances",
+        "sure": "terralabel.export.sure:Sure",
     },
     "locators": {
         "fitted": "terralabel.nets.grounding.locators:fitted",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from starlette.testclient import TestClient
 
 from terralabel.recipes.quality_store import load_judged
 from terralabel.recipes.reviewed import settled
-from terralabel.recipes.run import Run, open_run
+from terralabel.recipes.run import Run, export_run, open_run
 from terralabel.recipes.survey import survey_clusters
 from terralabel.review.app import create_app
 from terralabel.review.desk import Desk
@@ -134,3 +135,17 @@ def test_without_verdicts_the_page_says_what_to_do(desk: Desk) -> None:
     assert "terralabel quality score" in page.get("/queue").text
     assert page.get("/queue.json").json()["judged"] is False
     assert outline(None, desk.run.scenes[0]) == ""  # type: ignore[arg-type]
+
+
+def test_what_is_sure_becomes_labels_to_learn_from(page: TestClient, place: Desk, tmp_path: Path) -> None:
+    assert isinstance(place.run, Run)
+    before = labels(place.run, "scene_1")
+    units = [u for u in page.get("/queue.json").json()["units"] if u["name"] == "scene_1"]
+    page.post("/api/verdict", json={"row": units[0]["row"], "decision": "accept", "seen": 0})
+    again = open_run(place.run.path)
+    export_run(again, ["sure"], tmp_path / "sure")
+    with rasterio.open(tmp_path / "sure" / "scene_1.tif") as file:
+        found = file.read(1)
+    doubtful = np.isin(before, [u["class_id"] for u in units[1:]])
+    assert (found[doubtful] == 255).all() and np.array_equal(found[~doubtful], before[~doubtful])
+    assert (found == units[0]["class_id"]).any()

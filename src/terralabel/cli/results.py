@@ -35,7 +35,7 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            help="One or more of geotiff, instances, geopackage, geopackage-wgs84, geoparquet, geojson, coco, yolo, mmseg, png, comma-separated.",
+            help="One or more of geotiff, instances, geopackage, geopackage-wgs84, geoparquet, geojson, coco, yolo, mmseg, png, sure, comma-separated.",
         ),
     ] = "geotiff,geopackage",
 ) -> int:

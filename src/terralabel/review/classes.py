@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from terralabel.core.classes import ClassEntry, Classes
-from terralabel.export.specimens import SIZE_BINS
+from terralabel.export.specimens import SIZE_BINS, Specimen
 from terralabel.recipes.survey import ClusterCard, Survey
 from terralabel.review.desk import Desk
+from terralabel.review.pictures import levels
 from terralabel.review.state import State
 
 __all__ = ["SORTS", "as_json", "class_cards", "merge_suggestions", "page_of"]
@@ -40,8 +41,8 @@ class Card:
     separability: float | None
     nearest: int | None
     sizes: list[int]
-    typical: list[tuple[int, int]]
-    uncertain: list[tuple[int, int]]
+    typical: list[tuple[int, int, str]]
+    uncertain: list[tuple[int, int, str]]
     suggested: list[tuple[str, float]]
 
 
@@ -95,17 +96,28 @@ def _card(desk: Desk, entry: ClassEntry, survey: Survey | None, near: tuple[floa
         separability=None if near is None else near[0],
         nearest=None if near is None else near[1],
         sizes=sizes.tolist(),
-        typical=_crops(members, "typical"),
-        uncertain=_crops(members, "uncertain"),
+        typical=_crops(desk, members, "typical"),
+        uncertain=_crops(desk, members, "uncertain"),
         suggested=_suggested(desk, members),
     )
 
 
-def _crops(members: Iterable[ClusterCard], kind: str) -> list[tuple[int, int]]:
-    """(cluster, number) of the crops of a card: the clusters take turns."""
-    shelves = [[(card.cluster, n) for n in range(len(getattr(card, kind)))] for card in members]
+def _crops(desk: Desk, members: Iterable[ClusterCard], kind: str) -> list[tuple[int, int, str]]:
+    """(cluster, number, where it is on the map) of the crops of a card: the clusters take turns."""
+    shelves = [[(card.cluster, n, item) for n, item in enumerate(getattr(card, kind))] for card in members]
     turns = [shelf[n] for n in range(CROPS) for shelf in shelves if n < len(shelf)]
-    return turns[:CROPS]
+    return [(cluster, n, _on_map(desk, item)) for cluster, n, item in turns[:CROPS]]
+
+
+def _on_map(desk: Desk, item: Specimen) -> str:
+    """The address of the map with an object in its middle."""
+    index = desk.index_of.get(item.scene)
+    if index is None:
+        return "/scenes"
+    x, y, width, height = item.bbox
+    level = levels(desk.run.scenes[index])
+    zoom = level + 1 - max((max(width, height) // 400).bit_length(), 0)
+    return f"/map/{index}#{x + width // 2}/{y + height // 2}/{max(zoom, 0)}"
 
 
 def _suggested(desk: Desk, members: list[ClusterCard]) -> list[tuple[str, float]]:

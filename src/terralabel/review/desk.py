@@ -34,6 +34,7 @@ class Desk:
         self.run, self.author, self.names = run, author, names or {}
         self.journal = Journal(journal_path(run.folder))
         self.reader = Reader(run, self.journal)
+        self.index_of = {scene.key: index for index, scene in enumerate(run.scenes)}
         self.survey: Survey | None = None
         self.writing = Writing()
         self._mutex = threading.RLock()

@@ -17,10 +17,11 @@ from terralabel.core.grid import Window
 from terralabel.core.quality import EMPTY, Verdicts
 from terralabel.core.scene import Scene
 from terralabel.errors import InputError
-from terralabel.export import cards
 from terralabel.export.corrections import Correction, record_of
+from terralabel.export.features import read_labels
 from terralabel.export.markup import plain
 from terralabel.export.shapes import Shape
+from terralabel.export.verdicts import unit_mask
 from terralabel.recipes.quality_people import unit_key
 from terralabel.recipes.quality_store import load_verdicts
 from terralabel.review.desk import Desk
@@ -156,11 +157,8 @@ class Queue:
         box = Window(*verdicts.units.box[row].tolist()).intersect(Window(0, 0, scene.width, scene.height))
         if class_id == EMPTY or not box.area:
             return None
-        mask = cards.read_labels(self.desk.run.label_path(scene.key), box, (box.height, box.width)) == class_id
-        if verdicts.units.component[row]:
-            count, parts, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-            sizes = [(about[k, 2:4].tolist() == [box.width, box.height], about[k, 4]) for k in range(1, count)]
-            mask = parts == 1 + sizes.index(max(sizes)) if sizes else mask
+        labels = read_labels(self.desk.run.label_path(scene.key), box)
+        mask = unit_mask(labels, class_id, int(verdicts.units.component[row]))
         return Shape.of_runs(rle.encode(mask), box) if mask.any() else None
 
     # ------------------------------------------------------------------------------------------------------- decisions
