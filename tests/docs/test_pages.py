@@ -40,6 +40,9 @@ def test_every_command_in_the_pages_exists_with_its_flags(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     command = ROOT_COMMAND
     while hasattr(command, "commands") and words:
+        if words[0] not in command.commands and "run" in command.commands:  # `refer SOURCE` is short for `refer run SOURCE`
+            command = command.commands["run"]
+            break
         assert words[0] in command.commands, f"no such verb: {words[0]!r}; known: {sorted(command.commands)}"
         command = command.commands[words.pop(0)]
     known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
