@@ -73,7 +73,7 @@ class Labelling:
         channels, valid = seen.read(around)
         first, sides, turned = seen.layers.split(channels)
         first = weighted(first, self.cut)
-        sides, turned = ([weighted(layer, self.cut) for layer in layers] for layers in (sides, turned))
+        sides, turned = (tuple(weighted(layer, self.cut) for layer in layers) for layers in (sides, turned))
         if self.refine is not None:
             first = self.refine(around, first, valid)
         inner = core.relative_to(around).slices()
