@@ -39,6 +39,8 @@ def write_explanations(run: ReferRun, queries: Sequence[Query], progress: Progre
     """Two pictures for each text in each scene; a scene that cannot be read is said and passed over."""
     radiometry = load_radiometry(run.folder)
     written: list[Path] = []
+    for older in sorted((run.path / "explain").glob("*.png")):  # of other texts
+        older.unlink()
     progress.start("explain", len(run.scenes), "scenes")
     for scene in run.scenes:
         if scene.key in run.manifest["parts"]:
