@@ -1,9 +1,10 @@
 """Speed of `annotate fit` and `apply`, and peak memory of `apply` on square mosaics of two sizes: it must not grow with them.
 
-usage: annotate_scale.py [--sizes 5000 20000] [--folder DIR] [--json FILE] [--keep] [--trunk scratch] [--width 8] [--flips]
+usage: annotate_scale.py [--sizes 5000 20000] [--folder DIR] [--json FILE] [--keep] [--trunk scratch] [--width 8] [--flips] [--every 16]
 
 Paints a few small scenes, fits a tiny network on their truth, and labels painted mosaics (benchmarks/make_mosaic.py) by the very
-commands a user would type; memory is watched as in proof_memory.py. Linux only.
+commands a user would type; memory is watched as in proof_memory.py. `--every 16` leaves all but one in sixteen squares of 1024 px
+without data: rasters and buffers are as large, and the network has a sixteenth of the work. Linux only.
 """
 
 from __future__ import annotations
@@ -13,13 +14,28 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
+import numpy as np
+import rasterio
+
 from proof_memory import watched
-from terralabel.imagery.painter import write_demo
+from terralabel.imagery.painter import paint_scene, write_demo
 
 BOUND_MB, GROWTH = 2000, 1.15
 HERE = Path(__file__).resolve().parent
+
+
+def thin_mosaic(path: Path, size: int, every: int) -> None:
+    """A painted raster of which one in `every` squares of 1024 px has data; the others are nodata, and take no room."""
+    block = np.clip(paint_scene(1024, 1024, 0)[0], 1, 255).astype(np.uint8)
+    kind = {"driver": "GTiff", "count": 3, "dtype": "uint8", "nodata": 0, "tiled": True, "blockxsize": 512, "blockysize": 512}
+    with rasterio.open(path, "w", width=size, height=size, compress="deflate", sparse_ok=True, **kind) as out:
+        for number, (row, column) in enumerate(product(range(0, size - 1023, 1024), repeat=2)):
+            if number % every == 0:
+                turned = np.moveaxis(np.rot90(block, number // every % 4), -1, 0)
+                out.write(turned, window=((row, row + 1024), (column, column + 1024)))
 
 
 def main() -> int:
@@ -33,6 +49,7 @@ def main() -> int:
     parser.add_argument("--steps", default="20")
     parser.add_argument("--tile-size", default="512")
     parser.add_argument("--flips", action="store_true")
+    parser.add_argument("--every", type=int, default=1, help="one in so many squares has data")
     parser.add_argument("--keep", action="store_true", help="leave mosaics, the model and runs")
     given = parser.parse_args()
     folder: Path = given.folder
@@ -54,7 +71,10 @@ def main() -> int:
     for size in given.sizes:
         mosaic = folder / f"mosaic-{size}.tif"
         if not mosaic.exists():
-            subprocess.run([sys.executable, HERE / "make_mosaic.py", "--size", str(size), "--out", mosaic], check=True)
+            if given.every > 1:
+                thin_mosaic(mosaic, size, given.every)
+            else:
+                subprocess.run([sys.executable, HERE / "make_mosaic.py", "--size", str(size), "--out", mosaic], check=True)
         flips = "--flips" if given.flips else "--no-flips"
         apply = ["annotate", "apply", str(model), str(mosaic), "--out", str(folder / f"run-{size}"), flips, "--threads", "1"]
         figures[str(size)] = watched([*apply, "--tile-size", given.tile_size])

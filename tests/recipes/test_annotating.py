@@ -154,13 +154,13 @@ def test_no_labels(blobs: Path, tmp_path: Path) -> None:
 def test_one_class_only(blobs: Path, tmp_path: Path) -> None:
     folder = copied(blobs, tmp_path / "set")
     for path in (folder / "labels").iterdir():
-        write(path, np.zeros((80, 72), np.uint8))
+        write(path, np.zeros((80, 72), np.uint8), east=500000.0 + 100 * int(path.stem[-2:]))
     refused(folder, "expected two classes or more.*--threshold 128")
 
 
 def test_more_classes_than_the_class_map(blobs: Path, tmp_path: Path) -> None:
     folder = copied(blobs, tmp_path / "set")
-    write(folder / "labels" / "scene_01.tif", 3 * blob((80, 72), 1)[1])
+    write(folder / "labels" / "scene_01.tif", 3 * blob((80, 72), 1)[1], east=500100.0)
     two = [{"id": i, "name": name, "color": "#ffffff"} for i, name in enumerate(("sea", "oil"))]
     (folder / "classes.json").write_text(json.dumps({"version": 1, "classes": two}))
     refused(
@@ -185,11 +185,11 @@ def test_labels_of_another_size(blobs: Path, tmp_path: Path) -> None:
     refused(folder, "scene_01.tif is 64 x 64 pixels, its image scene_01.tif 72 x 80: expected equal sizes")
 
 
-@pytest.mark.parametrize(("how", "match"), [({"crs": "EPSG:32633"}, "EPSG:32633"), ({"east": 500777.0}, "777|677|577")])
+@pytest.mark.parametrize(("how", "match"), [({"crs": "EPSG:32633"}, "32633"), ({"east": 500777.0}, "777.0 pixels off")])
 def test_labels_of_another_place(how: dict, match: str, blobs: Path, tmp_path: Path) -> None:
     folder = copied(blobs, tmp_path / "set")
     write(folder / "labels" / "scene_00.tif", blob((80, 72), 0)[1], **how)
-    refused(folder, f"scene_00.tif lies elsewhere than its image.*({match})")
+    refused(folder, f"scene_00.tif.*{match}")
 
 
 def test_a_folder_of_something_else(blobs: Path, tmp_path: Path) -> None:

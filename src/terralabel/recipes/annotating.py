@@ -279,7 +279,7 @@ def prepare(
         )
     radiometry = radiometry or _radiometry(labelled, settings)
     found = _surveyed(mine, radiometry, progress)
-    check_labels(mine, found, radiometry)
+    check_labels(mine, found)
     notes = [f"{len(found.bare)} labelled images have no pixel with a class, the first {found.bare[0]!r}"] if found.bare else []
     fold = fold_of(sorted(found.sizes), settings.folds, settings.seed)
     if settings.folds and not fold:

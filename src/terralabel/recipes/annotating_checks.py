@@ -1,41 +1,27 @@
-"""Labels that contradict something are refused before anything is learned from them."""
+"""Labels that contradict one another are refused before anything is learned from them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
-from rasterio.crs import CRS
 
 from terralabel.core.classes import IGNORE
 from terralabel.core.grid import Window
 from terralabel.core.labelled import LabelledImage, LabelledSet
 from terralabel.errors import InputError
 from terralabel.imagery.datasets import read_label
-from terralabel.imagery.datasets.reading import label_place
-from terralabel.imagery.radiometry import Radiometry
 from terralabel.imagery.sources import content_hash
 from terralabel.train.segmentation.survey import Survey
 
 __all__ = ["check_labels"]
 
 
-#: Endings of label files that may say where they lie.
-_PLACED = (".tif", ".tiff", ".png", ".jp2", ".vrt", ".img")
-#: Corners of a label may lie so many pixels off those of its image.
-_OFF = 0.5
+def check_labels(labelled: LabelledSet, survey: Survey) -> None:
+    """Raise `InputError` ("conflicting-labels") where one image is there twice, byte for byte, with different labels.
 
-
-def check_labels(labelled: LabelledSet, survey: Survey, radiometry: Radiometry) -> None:
-    """Raise `InputError` for labels that say they lie elsewhere than their images, or that contradict one another.
-
-    "other-place": CRS or corners of a label raster are not those of its image, where both are placed. "conflicting-labels": one
-    image is there twice, byte for byte, with different labels; differences count where both copies have a class.
+    Differences count where both copies have a class.
     """
-    for item in labelled.images:
-        if isinstance(item.label, Path) and item.label.suffix.lower() in _PLACED and item.key in survey.sizes:
-            _refuse_elsewhere(item, survey.sizes[item.key], radiometry)
     for copies in _same_images(labelled):
         first, *others = copies
         for other in others:
@@ -46,32 +32,6 @@ def check_labels(labelled: LabelledSet, survey: Survey, radiometry: Radiometry) 
                     " that both label have another class. Take one of them away.",
                     "conflicting-labels",
                 )
-
-
-def _refuse_elsewhere(item: LabelledImage, size: tuple[int, int], radiometry: Radiometry) -> None:
-    """Compare where a label and its image lie."""
-    assert item.label is not None
-    with radiometry.open(item.image) as raster:
-        image = raster.georeference
-    label = label_place(item.label)
-    if not (image.is_placed and label.is_placed):
-        return
-    crs = [None if place.crs is None else CRS.from_wkt(place.crs) for place in (label, image)]
-    names = ["no CRS" if found is None else found.to_string()[:60] for found in crs]
-    corners = np.array([[0, 0], [size[0], 0], [0, size[1]], list(size)], dtype=np.float64)
-    a, b, _, d, e, _ = image.transform
-    pixel = max(np.hypot(a, d), np.hypot(b, e), 1e-12)
-    off = float(np.abs(label.to_map(corners) - image.to_map(corners)).max()) / pixel
-    if (None not in crs and crs[0] != crs[1]) or off > _OFF:
-        found, wanted = (
-            f"{name}, corner {place.transform[2]:.8g} {place.transform[5]:.8g}"
-            for name, place in zip(names, (label, image), strict=True)
-        )
-        raise InputError(
-            f"{item.label} lies elsewhere than its image {item.image.name}: got {found}; expected {wanted}."
-            " Warp it onto the image's grid, or take the wrong georeference off.",
-            "other-place",
-        )
 
 
 def _same_images(labelled: LabelledSet) -> list[list[LabelledImage]]:

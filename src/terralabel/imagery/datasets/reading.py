@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
 from terralabel.core.classes import IGNORE, Classes
-from terralabel.core.georeference import Georeference
 from terralabel.core.grid import Window
 from terralabel.core.labelled import (
     ByColor,
@@ -32,7 +29,7 @@ from terralabel.imagery.gdal import gdal
 from terralabel.imagery.sniff import sniff
 from terralabel.imagery.wholeness import refuse_truncated
 
-__all__ = ["ids_of", "ids_of_colors", "image_size", "label_place", "label_values", "read_label", "stored_label"]
+__all__ = ["ids_of", "ids_of_colors", "image_size", "label_values", "read_label", "stored_label"]
 
 _UNKNOWN = 256
 #: Whole label files are read in strips of so many pixels.
@@ -113,14 +110,6 @@ def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of a raster, from its header."""
     with gdal(path), rasterio.open(path, driver=sniff(path), sharing=False) as source:
         return source.width, source.height
-
-
-def label_place(path: Path) -> Georeference:
-    """Where a label raster says that it lies; nowhere, where it does not say."""
-    with gdal(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, driver=sniff(path), sharing=False) as source:
-            return Georeference(tuple(source.transform)[:6], source.crs.to_wkt() if source.crs else None)
 
 
 def _refuse_window(path: Path, source: Any, window: Window | None) -> None:
