@@ -104,6 +104,8 @@ class Signalled:
     def add(self, scene: str, picture: Decided) -> Signals:
         """Measure the units of one picture; their boxes are in scene pixels."""
         window = picture.window
+        if not picture.evidence.valid.any():
+            return no_signals()
         found = signals(picture.evidence, self.background, self.units)
         self._append(scene, [(window.x, window.y, window.width, window.height)] * len(found), found, window)
         return found
