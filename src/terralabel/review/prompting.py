@@ -36,6 +36,11 @@ class Prompter:
         self._mutex = threading.Lock()
         self._encoded: OrderedDict[tuple[str, Window], Encoded] = OrderedDict()
 
+    @property
+    def _largest(self) -> float:
+        """The share of a window that an object may take: the gate of the masks themselves."""
+        return (self.run.settings if isinstance(self.run, Run) else LabelSettings()).tau
+
     @cached_property
     def promptable(self) -> Promptable:
         """What made the run's masks; for labels of other origin, what needs no weights."""
@@ -68,7 +73,8 @@ class Prompter:
                 boxes=None if sides is None else sides[None],
                 multimask=len(places) == 1 and sides is None,
             ).masks.within(encoded.tile.valid)
-        best = int(found.predicted_iou.argmax())
+        fits = found.area <= self._largest * window.area  # a click means an object, not the whole view
+        best = int(np.where(fits if fits.any() else True, found.predicted_iou, -1).argmax())
         x, y, width, height = found.bbox[best].tolist()
         if not found.area[best]:
             return None, 0.0
