@@ -1,6 +1,6 @@
 """A small locator that is trained from nothing on a few triplets of picture, text and box: nobody's weights are needed.
 
-The picture's features are those of the shipped ImageNet blocks, which rest; the words' are learned. A transformer lets every place
+The picture's features are those of the encoder of `masks nano`, which rests; the words' are learned. A transformer lets every place
 of the picture and every word look at all others, and each place says how surely the thing is there, and its box. (One query a place,
 as in deformable DETR's first stage, Zhu et al. 2020, arXiv 2010.04159; PSLG-SAM's LQVG has ten queries of the sentence.)
 """
@@ -15,13 +15,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from terralabel.nets.grounding.eyes import FEATURES
+
 __all__ = ["SIDE", "WORDS", "PhraseNet", "word_numbers"]
 
 #: Pixels of a side that a picture is shrunk or grown to, its longer one; and of a cell.
 SIDE, CELL = 384, 16
 #: Most words of a text that are read, and how many numbers stand for words and for their parts.
 WORDS, _BUCKETS = 48, 8192
-_WIDTH, _HEADS, _LAYERS, _FEATURES = 128, 4, 3, 160
+_WIDTH, _HEADS, _LAYERS = 128, 4, 3
 
 
 def word_numbers(texts: Sequence[str]) -> Tensor:
@@ -46,7 +48,7 @@ class PhraseNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = nn.Linear(_FEATURES, _WIDTH)
+        self.seen = nn.Linear(FEATURES, _WIDTH)
         self.words = nn.Embedding(_BUCKETS, _WIDTH, padding_idx=0)
         self.order = nn.Embedding(WORDS, _WIDTH)
         layer = nn.TransformerEncoderLayer(_WIDTH, _HEADS, 4 * _WIDTH, 0.0, "gelu", batch_first=True, norm_first=True)

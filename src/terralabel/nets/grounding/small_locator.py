@@ -31,27 +31,32 @@ _VERSION = 1
 _MOST = 100
 
 
-def write_small(net: PhraseNet, folder: Path, note: dict[str, Any]) -> None:
-    """Weights, then `locator.json`, which names their sha256 and carries `note`: each whole or not there."""
+def write_small(net: PhraseNet, folder: Path, eyes: str, note: dict[str, Any]) -> None:
+    """Weights, then `locator.json`, which names their sha256 and that of the eyes, and carries `note`: each whole or not there."""
     from safetensors.torch import save_file
 
     with atomic_path(folder / _WEIGHTS) as temporary:
         save_file({key: value.contiguous() for key, value in net.state_dict().items()}, str(temporary))
-    made = {"version": _VERSION, "sha256": check(folder / _WEIGHTS).sha256, **note}
+    made = {"version": _VERSION, "sha256": check(folder / _WEIGHTS).sha256, "eyes": eyes, **note}
     write_text(folder / SMALL, json.dumps(made, indent=1) + "\n")
 
 
-def read_small(folder: Path) -> tuple[PhraseNet, str]:
-    """(the network, the sha256 of its weights); `WeightsError` for a folder that is damaged or of another version."""
+def read_small(folder: Path, eyes: str) -> tuple[PhraseNet, str]:
+    """(the network, the sha256 of its weights).
+
+    `WeightsError` for a folder that is damaged, of another version, or that learned with other eyes than those of sha256 `eyes`.
+    """
     from terralabel.nets.grounding.small import PhraseNet
 
     try:
         made = json.loads((folder / SMALL).read_text(encoding="utf-8"))
-        version, sha256 = made["version"], str(made["sha256"])
+        version, sha256, seen_with = made["version"], str(made["sha256"]), made["eyes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{folder / SMALL}: missing or damaged; run `terralabel refer fit` again.") from error
     if version != _VERSION:
         raise WeightsError(f"{folder}: a locator of version {version}; this terralabel reads {_VERSION}: fit it again.")
+    if seen_with != eyes:
+        raise WeightsError(f"{folder}: fitted with the encoder of another terralabel: fit it again.")
     report = check(folder / _WEIGHTS, sha256)
     net, state = PhraseNet(), read_state(folder / _WEIGHTS, report)
     compare_keys(state, net.state_dict(), f"{folder / _WEIGHTS} as a small locator")
@@ -95,10 +100,11 @@ class SmallLocator:
 
     @cached_property
     def _loaded(self) -> tuple[PhraseNet, str, Any]:
-        from terralabel.nets.imagenet.blocks import load_blocks
+        from terralabel.nets.grounding.eyes import load_eyes
 
-        net, sha256 = read_small(Path(self.argument).expanduser())
-        return net.to(choose_device(self.device)), sha256, load_blocks()
+        eyes, seen_with = load_eyes()
+        net, sha256 = read_small(Path(self.argument).expanduser(), seen_with)
+        return net.to(choose_device(self.device)), sha256, eyes
 
     def on(self, device: str) -> SmallLocator:
         """The same on a device."""

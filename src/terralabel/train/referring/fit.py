@@ -20,6 +20,7 @@ from terralabel.core.settings import coerce, setting
 from terralabel.core.triplets import Triplet
 from terralabel.errors import RunError, SettingsError
 from terralabel.nets.backbones import choose_device
+from terralabel.nets.grounding.eyes import load_eyes
 from terralabel.nets.grounding.models import Grounding
 from terralabel.nets.grounding.small import CELL, SIDE, PhraseNet, word_numbers
 from terralabel.nets.grounding.small_locator import looked_at, write_small
@@ -74,12 +75,10 @@ class SmallPupil:
     lr = 5e-4
 
     def __init__(self, pictures: Pictures, seed: int, device: str = "auto") -> None:
-        from terralabel.nets.imagenet.blocks import load_blocks
-
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net: nn.Module = PhraseNet().to(choose_device(device))
-        self._pictures, self._eyes = pictures, load_blocks()
+        self._pictures, (self._eyes, self._seen_with) = pictures, load_eyes()
         self._seen: dict[Path, tuple[Tensor, float]] = {}
 
     def loss(self, items: Sequence[Triplet]) -> Tensor:
@@ -106,7 +105,7 @@ class SmallPupil:
     def save(self, folder: Path, note: Mapping[str, Any]) -> None:
         """See `Pupil`."""
         assert isinstance(self.net, PhraseNet)
-        write_small(self.net, folder, dict(note))
+        write_small(self.net, folder, self._seen_with, dict(note))
 
 
 class ReleasedPupil:
