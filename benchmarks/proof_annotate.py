@@ -114,21 +114,18 @@ class Proof:
         self.protocol = Protocol(learned, annotation, seed, self.work / "protocol", data_set.background)
 
     def measured(self, which: str) -> dict[str, Any]:
-        """One network downstream on the test images. That of D2 is the model itself: the same labels, steps and seed."""
+        """One network downstream on the test images."""
         try:
             labelled = self.protocol.learned_from(which)
         except InputError as error:
             return {"images": 0, "why": str(error), "measures": measures([], [], None)}
-        model = self.protocol.model if which == "D2" else self.work / which
-        if which != "D2":
-            settings = replace(self.protocol.settings, folds=0)
-            tl.annotate_fit(labelled, model, settings)
-        plain = replace(self.plan.apply, cut=False)  # D2's model knows held-out images, the others have none
-        run = tl.annotate_apply(model, [item.image for item in self.tested.images], self.work / f"{which}-tested", plain)
+        model, run_folder = self.work / which, self.work / f"{which}-tested"
+        tl.annotate_fit(labelled, model, replace(self.protocol.settings, folds=0))
+        run = tl.annotate_apply(model, [item.image for item in self.tested.images], run_folder, self.plan.apply)
         key = {Path(scene.source): scene.key for scene in run.scenes}
         found = {"images": len(labelled), "measures": self.compared(lambda item: run.label_path(key[item.image]))}
-        for folder in {self.work / which, run.path} - {self.work / "D2"}:
-            shutil.rmtree(folder)
+        shutil.rmtree(model)
+        shutil.rmtree(run_folder)
         return found
 
     def compared(self, path: Callable[[LabelledImage], Path]) -> dict[str, Any]:

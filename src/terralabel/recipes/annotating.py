@@ -6,6 +6,7 @@ MODEL/
   log.csv, curves.png     how it learned
   folds/1/ ...            the same for each fold's network
   held_out.json           how well these label the images that they have not seen
+  cut.json                how much of each class to find, where no folds were held out (else in held_out.json)
   judge.json              what predicts the quality of labels, fitted on these; its pictures beside it
 """
 
@@ -28,7 +29,7 @@ from terralabel.core.settings import changed
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.imagery.radiometry import Radiometry, fit_radiometry
 from terralabel.recipes.annotating_checks import check_labels
-from terralabel.recipes.annotating_folds import HeldOut, judge_folds
+from terralabel.recipes.annotating_folds import HeldOut, judge_folds, learned_cut
 from terralabel.recipes.pretrain import opened, run_radiometry
 from terralabel.recipes.training import needs_torch
 from terralabel.runs.folder import RunFolder, digest
@@ -50,7 +51,7 @@ _FORMAT = 1
 #: What a model's folder may hold of its own; `step-*` and temporary files besides.
 _OWN = (
     "annotation.json", "log.csv", "curves.png", "last.json", "best.json", "tensorboard", ".lock", "folds", "judge.json",
-    "judge_reliability.png", "judge_risk_coverage.png", "held_out.json", "drawn",
+    "judge_reliability.png", "judge_risk_coverage.png", "held_out.json", "cut.json", "drawn",
 )  # fmt: skip
 #: Epochs that are learned where the settings do not say, and how many steps at least.
 _EPOCHS, _LEAST = 20, 300
@@ -130,6 +131,8 @@ def annotate_fit(
             plan.train(folder / "folds" / str(fold + 1), progress, without=fold)
         held_out = judge_folds(plan, folder, progress)
         checkpoint = plan.train(folder, progress)
+        if held_out is None:
+            learned_cut(plan, folder, progress)
     return Fitted(folder, checkpoint, labelled.classes, len(plan.survey.sizes), plan.folds, held_out, plan.notes)
 
 

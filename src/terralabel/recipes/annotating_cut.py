@@ -18,7 +18,7 @@ __all__ = ["Sample", "cut_of", "fit_cut", "mean_iou", "weighted"]
 #: Pixels of each picture that are kept to fit on.
 PIXELS = 20_000
 #: Logarithms of weights that are tried, and how many times round the classes.
-_STEPS, _ROUNDS = np.linspace(-2.5, 2.5, 41), 2
+_STEPS, _ROUNDS = np.linspace(-4, 4, 65), 2
 #: Weights that cost no more than this of the best mean IoU are as good as the best.
 _SLACK = 0.01
 
@@ -92,6 +92,7 @@ def weighted(probabilities: np.ndarray, cut: Sequence[float]) -> np.ndarray:
 
 
 def cut_of(model: Path) -> tuple[float, ...]:
-    """The weights that a model's held-out images gave; none where no images were held out."""
-    path = (model if model.is_dir() else model.parent) / "held_out.json"
-    return tuple(json.loads(path.read_text(encoding="utf-8")).get("cut", ())) if path.is_file() else ()
+    """The weights that a model's held-out images gave, else those of the images that it learned from; none where there is neither."""
+    folder = model if model.is_dir() else model.parent
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in (folder / "held_out.json", folder / "cut.json") if p.is_file()]
+    return next((tuple(made["cut"]) for made in found if "cut" in made), ())

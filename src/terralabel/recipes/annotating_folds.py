@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from terralabel.labels.quality.judge import Judge
     from terralabel.recipes.annotating import Plan
 
-__all__ = ["HeldOut", "judge_folds", "look_at_item", "measured_in"]
+__all__ = ["HeldOut", "judge_folds", "learned_cut", "look_at_item", "measured_in"]
+
+#: Images that the cut is learned from where none were held out.
+_CUT_ON = 32
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ def judge_folds(plan: Plan, folder: Path, progress: Progress) -> HeldOut | None:
     ids = plan.labelled.classes
     found = Signalled(plan.background)
     progress.start("held out", 2 * len(plan.survey.sizes), "images")
-    cut = _cut(plan, folder, progress)
-    for item, picture in _pictures(plan, folder, progress, cut):
+    by_fold = _by_fold(plan, folder)
+    cut = _cut(plan, by_fold, progress)
+    for item, picture in _pictures(plan, by_fold, progress, cut):
         truth = read_label(plan.labelled, item, picture.window)
         rows = found.add(item.key, picture)
         true.append(true_iou(picture.evidence, truth, plan.background))
@@ -108,13 +112,41 @@ def _iou(counts: np.ndarray, class_id: int) -> float:
     return float(right / union) if union else float("nan")
 
 
-def _cut(plan: Plan, folder: Path, progress: Progress) -> tuple[float, ...]:
-    """The weights of the classes with which the labels of held-out images would have been best."""
+def learned_cut(plan: Plan, folder: Path, progress: Progress) -> None:
+    """Without held-out images, how much of a class to find is learned from those that were learned from.
+
+    These are found more easily than others, so that they can tell of too much only: no class gets more weight.
+    """
+    path = folder / "cut.json"
+    if path.is_file():
+        return
+    images = [item for item in plan.labelled.images if item.key in plan.survey.sizes]
+    some = [images[i] for i in sorted(np.random.default_rng(plan.settings.seed).permutation(len(images))[:_CUT_ON].tolist())]
+    progress.start("cut", len(some), "images")
+    cut = _cut(plan, [(folder, some)], progress)
+    progress.finish()
+    write_text(path, json.dumps({"cut": [min(weight, 1.0) for weight in cut]}) + "\n")
+
+
+#: A network, in its folder, and images to be looked at by it.
+_Asked = list[tuple[Path, list[LabelledImage]]]
+
+
+def _by_fold(plan: Plan, folder: Path) -> _Asked:
+    """The network of every fold, with the images that it has not seen."""
+    return [
+        (folder / "folds" / str(fold + 1), [item for item in plan.labelled.images if plan.fold.get(item.key) == fold])
+        for fold in range(plan.folds)
+    ]
+
+
+def _cut(plan: Plan, asked: _Asked, progress: Progress) -> tuple[float, ...]:
+    """The weights of the classes with which as much of each would have been found as there is."""
     ids = [entry.id for entry in plan.labelled.classes]
     index = np.full(256, -1)
     index[ids] = np.arange(len(ids))
     sample = Sample(plan.settings.seed)
-    for item, picture in _pictures(plan, folder, progress, flips=False):
+    for item, picture in _pictures(plan, asked, progress, flips=False):
         truth = np.where(picture.evidence.valid, index[read_label(plan.labelled, item, picture.window)], -1)
         assert picture.evidence.probability is not None
         sample.add(picture.evidence.probability, truth)
@@ -122,21 +154,19 @@ def _cut(plan: Plan, folder: Path, progress: Progress) -> tuple[float, ...]:
 
 
 def _pictures(
-    plan: Plan, folder: Path, progress: Progress, cut: tuple[float, ...] = (), *, flips: bool = True
+    plan: Plan, asked: _Asked, progress: Progress, cut: tuple[float, ...] = (), *, flips: bool = True
 ) -> Iterator[tuple[LabelledImage, Decided]]:
-    """Every labelled picture, decided by the network of its fold."""
+    """Every labelled picture of the images, decided by the network that is asked."""
     from terralabel.train.segmentation.checkpoint import open_checkpoint
 
     labelling = Labelling(plan.labelled.classes, plan.background, 0, cut=cut)
-    for fold in range(plan.folds):
-        place = folder / "folds" / str(fold + 1)
+    for place, items in asked:
         views = make_views(open_checkpoint(place, "last"), replace(measured_in(plan.settings), flips=flips))
-        for item in plan.labelled.images:
-            if plan.fold.get(item.key) == fold:
-                for picture in look_at_item(plan, item, views, place, labelling):
-                    if (read_label(plan.labelled, item, picture.window) != IGNORE).any():
-                        yield item, picture
-                progress.advance()
+        for item in items:
+            for picture in look_at_item(plan, item, views, place, labelling):
+                if (read_label(plan.labelled, item, picture.window) != IGNORE).any():
+                    yield item, picture
+            progress.advance()
 
 
 def measured_in(settings: Any) -> ApplySettings:
