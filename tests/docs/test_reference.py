@@ -92,7 +92,7 @@ def test_public_names_are_in_step() -> None:
     assert set(terralabel.__all__) <= set(dir(terralabel))
     for name in terralabel.__all__:
         assert getattr(terralabel, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'lable'; public names: LabelSettings, "):
+    with pytest.raises(AttributeError, match="no attribute 'lable'; public names: AnnotateSettings, "):
         terralabel.__getattr__("lable")
 
 

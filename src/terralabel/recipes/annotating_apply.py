@@ -63,7 +63,9 @@ def annotate_apply(
     `overwrite`.
 
         >>> import terralabel as tl
-        >>> found = tl.annotate_apply("model", "images", "annotated", flips=False)
+        >>> few = {"steps": 2, "batch_size": 2, "crop": 64, "folds": 0, "trunk": "scratch"}  # hundreds of steps, in earnest
+        >>> fitted = tl.annotate_fit("images", "fitted", labels="truth", reading={"classes": "classes.json"}, **few)
+        >>> found = tl.annotate_apply("fitted", "images", "annotated", flips=False)
         >>> found.finished
         True
     """

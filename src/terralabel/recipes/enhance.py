@@ -72,8 +72,11 @@ def enhance(
     Raises `InputError` for labels that cannot be learned from, `SettingsError` where `out` was started differently, unless `overwrite`.
 
         >>> import terralabel as tl
+        >>> from pathlib import Path
+        >>> from terralabel.imagery.painter import write_demo
+        >>> made = write_demo(Path("two"), scenes=2, size=96)
         >>> few = {"steps": 2, "batch_size": 2, "crop": 64, "trunk": "scratch"}  # hundreds of steps, in earnest
-        >>> run = tl.enhance("images", "enhanced", labels="truth", reading={"classes": "classes.json"}, **few)
+        >>> run = tl.enhance("two/images", "enhanced", labels="two/truth", reading={"classes": "two/classes.json"}, **few)
         >>> (run.path / "changes.csv").is_file()
         True
     """
