@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,7 @@ def _look_at_band(path: Path, band: Scene, left: int, parts: Any) -> None:
     first = next(parts)
     names = Classes(tuple(ClassEntry(i, f"channel {i}", "#000000") for i in range(len(first.probabilities) + 1)))
     with probability_raster(path, nowhere, names, {}) as raster:
-        for part in (first, *parts):
+        for part in chain([first], parts):  # one at a time: all of a band are as large as the scene
             window = Window(part.window.x - left, part.window.y, part.window.width, part.window.height)
             raster.add(window, np.concatenate([part.probabilities, part.valid[None].astype(np.float32)]))
 
