@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA ?= ../shared/data
 ENCODER ?= ../shared/weights/mobilenet_v2_imagenet.npz
 
-.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-nano proof-quality proof-refer proof-pretrain proof-annotate proof-memory proof-seams proof-crash proof-qgis train-nano clean
+.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-nano proof-quality proof-refer proof-pretrain proof-annotate proof-memory proof-seams proof-crash proof-qgis proof-review train-nano clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ proof-pretrain: $(VENV)/all.stamp  ## pre-trained against from scratch on 1, 3 a
 
 proof-annotate: $(VENV)/all.stamp  ## labels from 30 % of them, coarse labels enhanced, the evaluator (DATA=folder); goes on where it stopped
 	$(BIN)/python benchmarks/proof_annotate.py --data $(DATA) --encoder $(ENCODER) --out proof/annotate
+
+proof-review: $(VENV)/all.stamp  ## mIoU against actions of a person, an oracle at the desk of `review` (DATA=folder)
+	$(BIN)/python benchmarks/proof_review.py --data $(DATA) --json proof/review.json --picture proof/review.png
 
 train-nano: $(VENV)/all.stamp  ## train the network of masks nano from its ImageNet encoder (DATA=folder, ENCODER=npz); hours
 	$(BIN)/python -m terralabel.train.segmenter --data $(DATA) --encoder $(ENCODER) --out build/nano/first

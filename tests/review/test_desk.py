@@ -116,6 +116,16 @@ def test_while_another_process_holds_the_run_nothing_is_taken(desk: Desk, monkey
     desk.change_classes("name", classes=[1], name="road", seen=0)
 
 
+def test_a_run_that_became_another_takes_nothing(desk: Desk) -> None:
+    manifest = desk.run.folder.manifest()
+    for now in ({**manifest, "finished": False}, {**manifest, "run_id": "0" * 16}):
+        desk.run.folder.write_manifest(now)
+        with pytest.raises(RunError, match="start `terralabel review` on it again"):
+            desk.change_classes("name", classes=[1], name="road", seen=0)
+    desk.run.folder.write_manifest(manifest)
+    desk.change_classes("name", classes=[1], name="road", seen=0)
+
+
 def test_what_the_command_line_does_meanwhile_is_seen(desk: Desk) -> None:
     desk.change_classes("name", classes=[2], name="water", seen=0)
     change_clusters(open_run(desk.run.path), "name", ["3", "road"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -157,7 +158,9 @@ class Desk:
     def _write(self) -> None:
         try:
             with self.run.folder.lock(self.writing.say):
+                self.writing.holding = True
                 settle_review(self.run, self.writing)
+                self.writing.holding = False
             self.writing.end()
         except (TerraLabelError, OSError) as error:
             self.writing.end(str(error))
@@ -171,12 +174,11 @@ class Desk:
     @contextmanager
     def _held(self) -> Iterator[None]:
         """The run is ours for a moment, or our own thread's that writes it; `RunError` where another process works on it."""
-        if not self.run.folder.manifest_path.is_file():
-            raise RunError(f"{self.run.path} is gone: nothing can be kept there.")
         deadline = time.monotonic() + _PATIENCE
-        while not self.writing.active:
+        while not self.writing.holding:
             with self.run.folder.brief_lock() as free:
                 if free:
+                    self._refuse_another_run()
                     yield
                     return
             if time.monotonic() > deadline:
@@ -186,12 +188,23 @@ class Desk:
             time.sleep(0.1)
         yield
 
+    def _refuse_another_run(self) -> None:
+        """`RunError` where the run was removed, or labelled anew, since it was opened."""
+        try:
+            manifest = json.loads(self.run.folder.manifest_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            manifest = {}
+        if manifest.get("run_id") != self.run.id or not manifest.get("finished"):
+            raise RunError(
+                f"{self.run.path} is another run now, or not finished: start `terralabel review` on it again. Nothing was changed."
+            )
+
 
 class Writing:
-    """The `runs.progress.Progress` of a thread that writes, to be looked at from others."""
+    """The `runs.progress.Progress` of a thread that writes, to be looked at from others; `holding`: it has the run's lock."""
 
     def __init__(self) -> None:
-        self.active, self.stage, self.done, self.total, self.error = False, "", 0, 0, ""
+        self.active, self.holding, self.stage, self.done, self.total, self.error = False, False, "", 0, 0, ""
 
     def begin(self) -> None:
         """It starts."""
@@ -199,7 +212,7 @@ class Writing:
 
     def end(self, error: str = "") -> None:
         """It is over."""
-        self.active, self.error = False, error
+        self.active, self.holding, self.error = False, False, error
 
     def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
         """See `Progress.start`."""

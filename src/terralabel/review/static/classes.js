@@ -120,6 +120,7 @@ document.addEventListener("keydown", (event) => {
   else if (key === "x" || key === " ") { event.preventDefault(); pick(card); }
   else if (key === "Enter" || key === "n") { event.preventDefault(); const box = $("input.name", card); box.focus(); box.select(); }
   else if (key === "a") $(".chip", card)?.click();
+  else if (key === "o") $(".crops a", card)?.click();
   else if (key === "s") split(card);
 });
 
