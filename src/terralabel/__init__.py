@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from terralabel.recipes.pretrain import pretrain
     from terralabel.recipes.quality import quality_fit, quality_score
     from terralabel.recipes.quality_settings import QualitySettings
-    from terralabel.recipes.refer import refer
-    from terralabel.recipes.refer_evaluation import evaluate_referring
-    from terralabel.recipes.refer_fit import refer_fit
-    from terralabel.recipes.refer_settings import ReferSettings
+    from terralabel.recipes.refer.evaluation import evaluate_referring
+    from terralabel.recipes.refer.fit import refer_fit
+    from terralabel.recipes.refer.recipe import refer
+    from terralabel.recipes.refer.settings import ReferSettings
     from terralabel.recipes.run import Run, export_run, open_run, report_run
     from terralabel.recipes.settings import LabelSettings
     from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings, EnhanceSettings
@@ -46,7 +46,7 @@ _PUBLIC = {
     "LabelSettings": "terralabel.recipes.settings",
     "PredictSettings": "terralabel.train.segmentation.settings",
     "QualitySettings": "terralabel.recipes.quality_settings",
-    "ReferSettings": "terralabel.recipes.refer_settings",
+    "ReferSettings": "terralabel.recipes.refer.settings",
     "Run": "terralabel.recipes.run",
     "TerraLabelError": "terralabel.errors",
     "TrainSettings": "terralabel.train.segmentation.settings",
@@ -58,7 +58,7 @@ _PUBLIC = {
     "drawn_labels": "terralabel.recipes.drawn",
     "enhance": "terralabel.recipes.enhance",
     "evaluate_labels": "terralabel.recipes.evaluation",
-    "evaluate_referring": "terralabel.recipes.refer_evaluation",
+    "evaluate_referring": "terralabel.recipes.refer.evaluation",
     "evaluate_segmentation": "terralabel.recipes.evaluation",
     "export_run": "terralabel.recipes.run",
     "finetune": "terralabel.recipes.finetune",
@@ -70,8 +70,8 @@ _PUBLIC = {
     "pretrain": "terralabel.recipes.pretrain",
     "quality_fit": "terralabel.recipes.quality",
     "quality_score": "terralabel.recipes.quality",
-    "refer": "terralabel.recipes.refer",
-    "refer_fit": "terralabel.recipes.refer_fit",
+    "refer": "terralabel.recipes.refer.recipe",
+    "refer_fit": "terralabel.recipes.refer.fit",
     "report_run": "terralabel.recipes.run",
     "run_experiment": "terralabel.recipes.experiment.grid",
 }

@@ -15,17 +15,17 @@ from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
-import terralabel.recipes.refer as recipe
+import terralabel.recipes.refer.recipe as recipe
 from terralabel import registry
 from terralabel.contracts import Locator, RunView
 from terralabel.core.tile import Tile
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.masks.located import GivenBoxes
-from terralabel.recipes import refer_finding
 from terralabel.recipes.detected_run import open_any
-from terralabel.recipes.refer import refer
-from terralabel.recipes.refer_queries import asked_for, read_queries
-from terralabel.recipes.refer_run import ReferRun
+from terralabel.recipes.refer import finding
+from terralabel.recipes.refer.queries import asked_for, read_queries
+from terralabel.recipes.refer.recipe import refer
+from terralabel.recipes.refer.run import ReferRun
 from terralabel.recipes.run import export_run, open_run, report_run
 from tests.recipes.conftest import tree_hashes
 
@@ -168,7 +168,7 @@ def test_it_exports_and_reports_like_any_run(two_texts, tmp_path):
 def test_another_text_about_the_same_things_finds_nothing_anew(place, two_texts, tmp_path, monkeypatch):
     run = ask(place, tmp_path / "run", "the largest house")
     found = sorted((run.path / "parts/found").iterdir())
-    monkeypatch.setattr(refer_finding, "referred_masks", lambda *a, **k: pytest.fail("masks were made again"))
+    monkeypatch.setattr(finding, "referred_masks", lambda *a, **k: pytest.fail("masks were made again"))
     with pytest.raises(RunError, match="other queries"):
         ask(place, tmp_path / "run", "the smallest house")
     again = ask(place, tmp_path / "run", "the smallest house", overwrite=True)
@@ -185,7 +185,7 @@ def test_what_was_done_before_a_crash_is_not_done_again(place, tmp_path, monkeyp
         broken.setattr(recipe, "gather_scene", crash)
         ask(place, tmp_path / "run", "the largest house", tile_size=128, overlap=40)
     assert len(list((tmp_path / "run/parts/masked").iterdir())) > 1
-    monkeypatch.setattr(refer_finding, "referred_masks", lambda *a, **k: pytest.fail("masks were made again"))
+    monkeypatch.setattr(finding, "referred_masks", lambda *a, **k: pytest.fail("masks were made again"))
     run = ask(place, tmp_path / "run", "the largest house", tile_size=128, overlap=40)
     assert shown(run) == [3]
     assert not list((run.path / "parts/masked").iterdir())
@@ -302,7 +302,7 @@ class Reds:
 def test_a_locator_finds_things_across_seams_once(place, tmp_path, monkeypatch):
     assert isinstance(Reds(), Locator)
     monkeypatch.setitem(registry._BUILT_IN, "locators", {"reds": f"{__name__}:Reds"})
-    refer_finding.make_locator.cache_clear()
+    finding.make_locator.cache_clear()
     for tile_size, overlap in ((1024, 64), (128, 48), (96, 40)):
         run = refer(
             place.image, "house", tmp_path / f"run{tile_size}", locator="reds", masks="tree", workers=0,
@@ -310,7 +310,7 @@ def test_a_locator_finds_things_across_seams_once(place, tmp_path, monkeypatch):
         )  # fmt: skip
         assert shown(run) == [0, 1, 2, 3, 4]
         assert run.object_count() == 5
-    refer_finding.make_locator.cache_clear()
+    finding.make_locator.cache_clear()
 
 
 def test_given_boxes_are_found_by_the_names_of_their_class():

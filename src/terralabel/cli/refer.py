@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from terralabel.cli.classes import evaluate
 from terralabel.cli.options import gather, with_settings
-from terralabel.recipes.refer_settings import ReferSettings
+from terralabel.recipes.refer.settings import ReferSettings
 
 __all__ = ["evaluate_referring", "refer"]
 
@@ -62,8 +62,8 @@ def refer_run(
     Example: `terralabel refer mosaic.tif --text "the three largest buildings" --boxes buildings.gpkg --out run --explain`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.recipes.refer import refer as recipe
-    from terralabel.recipes.refer_queries import asked_for
+    from terralabel.recipes.refer.queries import asked_for
+    from terralabel.recipes.refer.recipe import refer as recipe
 
     settings = gather(ReferSettings, flags, config)
     asked = asked_for(text, queries)
@@ -100,7 +100,7 @@ def refer_fit(
     Example: `terralabel refer fit triplets.csv --out locator`, then `terralabel refer images --text "..." --locator fitted:locator --out run`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.recipes.refer_fit import refer_fit as recipe
+    from terralabel.recipes.refer.fit import refer_fit as recipe
 
     values = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "device": device}
     found = recipe(source, out, start=start, progress=terminal_progress(), **values)
@@ -130,7 +130,7 @@ def evaluate_referring(
     """
     from terralabel.cli.progress import terminal_progress
     from terralabel.evaluate.referring import beside_published, write_reports
-    from terralabel.recipes.refer_evaluation import evaluate_referring as measure
+    from terralabel.recipes.refer.evaluation import evaluate_referring as measure
 
     settings = gather(ReferSettings, flags, config)
     reports = measure(data, split=split, predictions=predictions, out=out, settings=settings, progress=terminal_progress())

@@ -37,7 +37,7 @@ def is_detected(folder: RunFolder) -> bool:
 
 def open_any(path: str | Path) -> Run | DetectedRun | LabelsRun:
     """A run of `label`, of `detect-label` or `refer`, or of labels of any origin; `RunError` when it is none."""
-    from terralabel.recipes.refer_run import ReferRun, is_referred
+    from terralabel.recipes.refer.run import ReferRun, is_referred
     from terralabel.recipes.run import open_run
 
     folder = RunFolder(path)

@@ -368,7 +368,7 @@ def open_run(path: str | Path) -> Run:
     """
     from terralabel.recipes.detected_run import is_detected
     from terralabel.recipes.labels_run import is_labels
-    from terralabel.recipes.refer_run import is_referred
+    from terralabel.recipes.refer.run import is_referred
 
     folder = RunFolder(path)
     if is_referred(folder):

@@ -19,8 +19,8 @@ from terralabel.imagery.radiometry import fit_radiometry
 from terralabel.imagery.tiles import read_whole
 from terralabel.masks.referred import referred_masks
 from terralabel.recipes.detected import make_promptable
-from terralabel.recipes.refer_finding import make_locator
-from terralabel.recipes.refer_settings import ReferSettings
+from terralabel.recipes.refer.finding import make_locator
+from terralabel.recipes.refer.settings import ReferSettings
 from terralabel.runs.progress import Progress, Silent
 
 __all__ = ["evaluate_referring"]

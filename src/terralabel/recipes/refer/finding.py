@@ -1,6 +1,6 @@
 """Everything in a scene that the words of a text name: boxes tile by tile, joined across seams, and a mask for each.
 
-What a text then means among them is settled later (`refer_meaning`), so that another text about the same things finds nothing anew.
+What a text then means among them is settled later (`meaning`), so that another text about the same things finds nothing anew.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from terralabel.masks.referred import Referred, referred_masks
 from terralabel.nets.detectors import Detections
 from terralabel.recipes.detected import make_promptable
 from terralabel.recipes.detecting import suppress
-from terralabel.recipes.refer_settings import ReferSettings
+from terralabel.recipes.refer.settings import ReferSettings
 from terralabel.runs.parts import Part, Ragged, read_part, write_part
 
 __all__ = [

@@ -22,8 +22,8 @@ from terralabel.imagery.tiles import read_tile
 from terralabel.masks.foreground import foreground_point
 from terralabel.masks.prompts import colours
 from terralabel.recipes.ingest import load_radiometry
-from terralabel.recipes.refer_meaning import Query, found_objects
-from terralabel.recipes.refer_run import ReferRun
+from terralabel.recipes.refer.meaning import Query, found_objects
+from terralabel.recipes.refer.run import ReferRun
 from terralabel.runs.parts import Part, read_part
 from terralabel.runs.progress import Progress
 

@@ -26,8 +26,8 @@ from terralabel.masks.located import GivenBoxes
 from terralabel.recipes import ingest
 from terralabel.recipes.detected import make_promptable
 from terralabel.recipes.networks import free_memory, on_device, release_networks, settle, worker_count
-from terralabel.recipes.refer_boxes import given_boxes
-from terralabel.recipes.refer_finding import (
+from terralabel.recipes.refer.boxes import given_boxes
+from terralabel.recipes.refer.finding import (
     FindJob,
     gather_scene,
     locate_jobs,
@@ -36,9 +36,9 @@ from terralabel.recipes.refer_finding import (
     mask_jobs,
     mask_windows,
 )
-from terralabel.recipes.refer_meaning import MeanJob, Query, label_path, mean_scene
-from terralabel.recipes.refer_run import FORMAT, ReferRun, is_referred
-from terralabel.recipes.refer_settings import ReferSettings
+from terralabel.recipes.refer.meaning import MeanJob, Query, label_path, mean_scene
+from terralabel.recipes.refer.run import FORMAT, ReferRun, is_referred
+from terralabel.recipes.refer.settings import ReferSettings
 from terralabel.runs.engine import Crash, Engine, engine_for
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.parts import read_notes
@@ -102,7 +102,7 @@ def refer(
     finally:
         engine.close()
     if explain:
-        from terralabel.recipes.refer_explain import write_explanations
+        from terralabel.recipes.refer.explain import write_explanations
 
         write_explanations(run, queries, progress)
     return run

@@ -1,0 +1,1 @@
+"""What a text says, as masks: from the question to the run folder."""
