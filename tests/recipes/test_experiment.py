@@ -288,7 +288,7 @@ starts: [D0, D1, D2, D3, D4]
 annotate:
   share: 0.34
   fit: {trunk: scratch, width: 8, steps: 2, batch_size: 2, crop: 64, folds: 2, threads: 1, workers: 0}
-  apply: {flips: false, threads: 1}
+  apply: {flips: false, cut: false, threads: 1}
 seeds: 0
 finetune: {steps: 2, batch_size: 2, crop: 64, threads: 1}
 predict: {threads: 1}
