@@ -19,8 +19,16 @@ from terralabel.recipes.label import label
 from terralabel.recipes.labels_run import LabelsRun, write_labels_run
 from terralabel.recipes.reviewed import class_effect, clusterer_of, journal_path, replayed_classes, settled
 from terralabel.recipes.run import Run, export_run, open_run
+from terralabel.runs.engine import InlineEngine
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.journal import Journal
+
+
+@pytest.fixture(autouse=True)
+def _no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are painted in this process: starting workers takes longer than the work."""
+    for module in ("terralabel.recipes.reviewed", "terralabel.recipes.curate"):
+        monkeypatch.setattr(f"{module}.engine_for", lambda workers: InlineEngine())
 
 
 def square(x: int, y: int, side: int) -> Shape:

@@ -20,6 +20,14 @@ from terralabel.recipes.quality_store import save_verdicts
 from terralabel.recipes.run import Run, open_run
 from terralabel.recipes.survey import survey_clusters
 from terralabel.review.desk import Desk
+from terralabel.runs.engine import InlineEngine
+
+
+@pytest.fixture(autouse=True)
+def _no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are painted in this process: starting workers takes longer than the work."""
+    for module in ("terralabel.recipes.reviewed", "terralabel.recipes.curate"):
+        monkeypatch.setattr(f"{module}.engine_for", lambda workers: InlineEngine())
 
 
 @pytest.fixture(scope="session")
