@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from terralabel.recipes.annotating_cut import Sample, cut_of, fit_cut, mean_iou, weighted
 
@@ -61,3 +62,21 @@ def test_nothing_held_out_is_no_cut(tmp_path: Path) -> None:
     assert cut_of(tmp_path) == () and cut_of(tmp_path / "step-1.json") == ()
     (tmp_path / "held_out.json").write_text(json.dumps({"iou": {}, "accuracy": 1, "cut": [1.0, 0.5]}))
     assert cut_of(tmp_path) == (1.0, 0.5) == cut_of(tmp_path / "step-1.safetensors")
+
+
+def test_a_model_without_folds_learns_its_cut_from_what_it_has_seen(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    import terralabel as tl
+    from tests.recipes.annotating import TINY, write_blobs
+
+    blobs, few = write_blobs(tmp_path / "blobs", labelled=2, more=1), {**TINY, "steps": 2, "folds": 0}
+    model = tl.annotate_fit(blobs / "images", tmp_path / "model", labels=blobs / "labels", **few).folder
+    cut = cut_of(model)
+    assert len(cut) == 2 and max(cut) <= 1 and json.loads((model / "cut.json").read_text())["cut"] == list(cut)
+    (model / "cut.json").write_text(json.dumps({"cut": [1.0, 1e-9]}))
+    found = tl.annotate_apply(model, blobs / "images", tmp_path / "run", threads=1, flips=False, review="20%")
+    plain = tl.annotate_apply(model, blobs / "images", tmp_path / "plain", threads=1, flips=False, cut=False, review="20%")
+    with rasterio.open(found.label_path("scene_00")) as one, rasterio.open(plain.label_path("scene_00")) as other:
+        assert not one.read(1).any() and other.read(1).shape == one.shape
+    again = tl.annotate_fit(blobs / "images", model, labels=blobs / "labels", overwrite=True, **{**few, "steps": 3})
+    assert cut_of(again.folder)[1] > 1e-6, "what was learned before is gone"
