@@ -16,7 +16,7 @@ from terralabel.core.quality import Signals, Units, Verdicts
 from terralabel.export.rasters import write_label_raster
 from terralabel.recipes.ingest import load_radiometry
 from terralabel.recipes.labels_run import LabelsRun, write_labels_run
-from terralabel.recipes.quality_store import save_verdicts
+from terralabel.recipes.quality_store import label_hashes, save_verdicts
 from terralabel.recipes.reviewed import settled
 from terralabel.recipes.run import open_run
 from terralabel.review.app import create_app
@@ -41,7 +41,8 @@ def desk(reviewed: Path, tmp_path: Path) -> Iterator[Desk]:
     quality = np.array([0.4, np.nan], np.float32)
     windows = np.tile(np.array([[0, 0, 160, 160]], dtype=np.int64), (2, 1))
     verdicts = Verdicts((scene.key,) * 2, windows, units, quality, ("review",) * 2, ("ragged", ""))
-    save_verdicts(folder, verdicts, {}, Signals(("area",), quality[:, None], units))
+    notes = {"labels": label_hashes({scene.key: run.label_path(scene.key)})}
+    save_verdicts(folder, verdicts, notes, Signals(("area",), quality[:, None], units))
     made = Desk(run, author="ada")
     yield made
     made.close()

@@ -18,8 +18,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,10 @@ from terralabel.clusters.kmeans import OnlineKMeans
 from terralabel.core.classes import ClassEntry, Classes
 from terralabel.core.files import write_text
 from terralabel.export.corrections import Correction, Corrections, correction_of, load_corrections, record_of, save_corrections
+from terralabel.imagery.sources import content_hash
 from terralabel.recipes.painting import ClusterSplit, load_splits, save_splits
 from terralabel.recipes.quality_people import load_people, save_people
+from terralabel.recipes.quality_store import label_hashes, load_signals, save_verdicts
 from terralabel.recipes.relabel import assign, moved_classes, refresh_labels, write_classes
 from terralabel.runs.engine import InlineEngine, engine_for
 from terralabel.runs.folder import RunFolder
@@ -201,7 +203,8 @@ def settle_review(run: Run | FolderRun, progress: Progress) -> int:
             return 0
         progress.say(f"taking in {len(entries):,} changes that were made in the browser")
         _write(run, entries)
-        _repaint(run, progress)
+        with _still_judged(run):
+            _repaint(run, progress)
         journal.settle(entries[-1].version)
         return len(entries)
 
@@ -225,6 +228,20 @@ def _write(run: Run | FolderRun, entries: list[Entry]) -> None:
         write_classes(layout, after, touched=True)
     elif after != before:
         write_text(folder.classes_path, after.to_json() + "\n")
+
+
+@contextmanager
+def _still_judged(run: Run | FolderRun) -> Iterator[None]:
+    """Labels that were judged count as judged when the block is left: what changes in them, a person decided."""
+    found = load_signals(run.folder)
+    known = dict(found[2].get("labels", {})) if found else {}
+    paths = {key: run.folder.labels_path / f"{key}.tif" for key in known}
+    fresh = {key: path for key, path in paths.items() if path.is_file() and content_hash(path) == known[key]}
+    yield
+    now = {**known, **label_hashes(fresh)}
+    if found and now != known:
+        verdicts, signals, notes = found
+        save_verdicts(run.folder, verdicts, {**notes, "labels": now}, signals)
 
 
 def _repaint(run: Run | FolderRun, progress: Progress) -> None:
