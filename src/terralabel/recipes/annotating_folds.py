@@ -115,10 +115,11 @@ def _iou(counts: np.ndarray, class_id: int) -> float:
 def learned_cut(plan: Plan, folder: Path, progress: Progress) -> None:
     """Without held-out images, how much of a class to find is learned from those that were learned from.
 
-    These are found more easily than others, so that they can tell of too much only: no class gets more weight.
+    These are found more easily than others, so that they can tell of too much only: no class gets more weight. Where every class is
+    an object, too much of one is too little of another, and nothing is learned.
     """
     path = folder / "cut.json"
-    if path.is_file():
+    if path.is_file() or plan.background is None:
         return
     images = [item for item in plan.labelled.images if item.key in plan.survey.sizes]
     some = [images[i] for i in sorted(np.random.default_rng(plan.settings.seed).permutation(len(images))[:_CUT_ON].tolist())]
@@ -145,12 +146,14 @@ def _cut(plan: Plan, asked: _Asked, progress: Progress) -> tuple[float, ...]:
     ids = [entry.id for entry in plan.labelled.classes]
     index = np.full(256, -1)
     index[ids] = np.arange(len(ids))
-    sample = Sample(plan.settings.seed)
-    for item, picture in _pictures(plan, asked, progress, flips=False):
-        truth = np.where(picture.evidence.valid, index[read_label(plan.labelled, item, picture.window)], -1)
-        assert picture.evidence.probability is not None
-        sample.add(picture.evidence.probability, truth)
-    return fit_cut(sample, None if plan.background is None else ids.index(plan.background))
+    samples = []
+    for one in asked:
+        samples.append(Sample(plan.settings.seed))
+        for item, picture in _pictures(plan, [one], progress, flips=False):
+            truth = np.where(picture.evidence.valid, index[read_label(plan.labelled, item, picture.window)], -1)
+            assert picture.evidence.probability is not None
+            samples[-1].add(picture.evidence.probability, truth)
+    return fit_cut(samples, None if plan.background is None else ids.index(plan.background))
 
 
 def _pictures(
