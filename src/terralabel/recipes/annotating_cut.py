@@ -3,7 +3,7 @@
 The structure loss asks for every object pixel, and pays little for a wide rim: its networks draw thin and small things too large, and a
 network that learns from such labels draws them larger still. So each class's probability gets a weight. By IoU a wide range of weights
 is nearly as good on images that the network had not seen; of these, it is the one with which as much of the class is found as there is.
-Every fold's network says its own, and only what all of them say is believed, at the least that any says.
+Where every class is an object, too much of one is too little of another, few images hold a class, and nothing is learned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SLACK = 0.01
 
 
 class Sample:
-    """Pixels of the pictures that one network was asked about: log-probabilities (K, n) and true class indices (n,)."""
+    """Pixels of held-out pictures: log-probabilities (K, n) and true class indices (n,)."""
 
     def __init__(self, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
@@ -53,28 +53,18 @@ class Sample:
         return sum(len(true) for true in self._true)
 
 
-def fit_cut(samples: Sequence[Sample], background: int | None) -> tuple[float, ...]:
-    """(K,) weights of the classes, 1 for the background (or the first class), from what each of some networks says.
+def fit_cut(sample: Sample, background: int | None) -> tuple[float, ...]:
+    """(K,) weights of the classes, 1 for the background: as much is found of each as is true, at hardly less than the best mean IoU.
 
-    A class keeps its weight of 1 where one network finds too much of it and another too little. `background`: the index of the class
-    that is no object, None where every class is one.
+    `background`: the index of the class that is no object; None, where every class is one: no weights.
     """
-    said = [_offsets(sample, background) for sample in samples if len(sample)]
-    if not said:
+    if background is None or not len(sample):
         return ()
-    every = np.array(said)  # (networks, K)
-    agreed = (every > 0).all(axis=0) | (every < 0).all(axis=0)
-    least = np.take_along_axis(every, np.abs(every).argmin(axis=0)[None], axis=0)[0]
-    return tuple(float(w) for w in np.exp(np.where(agreed, least, 0.0)).round(4))
-
-
-def _offsets(sample: Sample, background: int | None) -> np.ndarray:
-    """(K,) logarithms of weights: as much is found of each class as is true, at hardly less than the best mean IoU of objects."""
     said, true = sample.said, sample.true
     objects = [k for k in range(len(said)) if k != background]
     offsets = np.zeros(len(said))
     for _ in range(_ROUNDS if len(objects) > 1 else 1):
-        for k in objects if background is not None else objects[1:]:
+        for k in objects:
             scores, off = [], []
             for step in _STEPS:
                 offsets[k] = step
@@ -83,7 +73,7 @@ def _offsets(sample: Sample, background: int | None) -> np.ndarray:
                 off.append(abs(np.log(((found == k).sum() + 1) / ((true == k).sum() + 1))))
             good = np.flatnonzero(np.array(scores) >= max(scores) - _SLACK)
             offsets[k] = _STEPS[good[np.array(off)[good].argmin()]]
-    return offsets
+    return tuple(float(w) for w in np.exp(offsets).round(4))
 
 
 def mean_iou(found: np.ndarray, true: np.ndarray, objects: Sequence[int]) -> float:

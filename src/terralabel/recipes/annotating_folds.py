@@ -115,11 +115,10 @@ def _iou(counts: np.ndarray, class_id: int) -> float:
 def learned_cut(plan: Plan, folder: Path, progress: Progress) -> None:
     """Without held-out images, how much of a class to find is learned from those that were learned from.
 
-    These are found more easily than others, so that they can tell of too much only: no class gets more weight. Where every class is
-    an object, too much of one is too little of another, and nothing is learned.
+    These are found more easily than others, so that they can tell of too much only: no class gets more weight.
     """
     path = folder / "cut.json"
-    if path.is_file() or plan.background is None:
+    if path.is_file():
         return
     images = [item for item in plan.labelled.images if item.key in plan.survey.sizes]
     some = [images[i] for i in sorted(np.random.default_rng(plan.settings.seed).permutation(len(images))[:_CUT_ON].tolist())]
@@ -142,18 +141,18 @@ def _by_fold(plan: Plan, folder: Path) -> _Asked:
 
 
 def _cut(plan: Plan, asked: _Asked, progress: Progress) -> tuple[float, ...]:
-    """The weights of the classes with which as much of each would have been found as there is."""
+    """The weights of the classes with which as much of each would have been found as there is; none without a background."""
+    if plan.background is None:
+        return ()
     ids = [entry.id for entry in plan.labelled.classes]
     index = np.full(256, -1)
     index[ids] = np.arange(len(ids))
-    samples = []
-    for one in asked:
-        samples.append(Sample(plan.settings.seed))
-        for item, picture in _pictures(plan, [one], progress, flips=False):
-            truth = np.where(picture.evidence.valid, index[read_label(plan.labelled, item, picture.window)], -1)
-            assert picture.evidence.probability is not None
-            samples[-1].add(picture.evidence.probability, truth)
-    return fit_cut(samples, None if plan.background is None else ids.index(plan.background))
+    sample = Sample(plan.settings.seed)
+    for item, picture in _pictures(plan, asked, progress, flips=False):
+        truth = np.where(picture.evidence.valid, index[read_label(plan.labelled, item, picture.window)], -1)
+        assert picture.evidence.probability is not None
+        sample.add(picture.evidence.probability, truth)
+    return fit_cut(sample, ids.index(plan.background))
 
 
 def _pictures(
