@@ -206,7 +206,7 @@ def test_a_run_of_another_format_is_refused(painted: Path, run: Run) -> None:
     [
         ({"masks": "tre"}, "Did you mean 'tree'"),
         ({"features": "apearance"}, "Did you mean 'appearance'"),
-        ({"features": "pooled"}, "no network to pool from"),
+        ({"masks": "tree", "features": "pooled"}, "no network to pool from"),
         ({"sensor": "radar"}, "expected one of optical, sar"),
         ({"tau": 1.5}, "at most 1"),
         ({"clusters": 0}, "from 1 to 60000"),

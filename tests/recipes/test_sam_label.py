@@ -269,11 +269,16 @@ def test_a_name_is_looked_up_in_the_cache(
     assert by_name.finished and json.loads((tmp_path / "run" / "manifest.json").read_text())["settings"]["masks"] == "sam_vit_b"
 
 
-def test_auto_is_tree_without_weights_and_keeps_to_what_it_was(
-    images: Path, checkpoints: dict[str, Path], tmp_path: Path, no_cache: Path
+def test_auto_is_what_ships_without_weights_and_keeps_to_what_it_was(
+    images: Path, checkpoints: dict[str, Path], tmp_path: Path, no_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree, why = networks.settle(LabelSettings(), tmp_path / "run")
-    assert tree.masks == "tree" and "no network" in why
+    pytest.importorskip("onnxruntime")
+    nano, why = networks.settle(LabelSettings(), tmp_path / "run")
+    assert nano.masks == "nano" and "comes with the package" in why
+    with monkeypatch.context() as without:
+        without.setattr(networks, "who_computes", lambda device: "")
+        tree, why = networks.settle(LabelSettings(), tmp_path / "run")
+        assert tree.masks == "tree" and "terralabel[nano]" in why
     put_in_cache(no_cache, "sam_vit_l", checkpoints["sam"])
     chosen, why = networks.settle(LabelSettings(device="cpu"), tmp_path / "run")
     assert chosen.masks == "sam_vit_l" and "in the cache" in why

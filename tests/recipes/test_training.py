@@ -164,16 +164,16 @@ def test_a_folder_of_something_else_is_refused(labelled: LabelledSet, tmp_path: 
 def test_a_loss_that_is_nan_stops_with_the_last_good_checkpoint(
     labelled: LabelledSet, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from terralabel.train.segmentation import loop
+    from terralabel.train.segmentation import losses
 
-    normal, calls = loop.head_losses, []
+    normal, calls = losses.head_losses, []
 
     def poisoned(outputs, labels, auxiliary):
         calls.append(1)
         total, main = normal(outputs, labels, auxiliary)
         return (total * float("nan") if len(calls) == 10 else total), main
 
-    monkeypatch.setattr(loop, "head_losses", poisoned)
+    monkeypatch.setattr(losses, "head_losses", poisoned)
     with pytest.raises(RunError, match=r"loss is nan .* step 10: .*step-00000008"):
         tl.pretrain(labelled, tmp_path / "t", steps=12, **TINY)
     kept = open_checkpoint(tmp_path / "t")

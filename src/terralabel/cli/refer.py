@@ -59,7 +59,7 @@ def refer_run(
 
     Resumes by default. Where nothing is meant the label is empty. Exit code 2 when some images or boxes could not be used.
 
-    Example: `terralabel refer mosaic.tif --text "the three largest buildings" --boxes buildings.gpkg --out run --explain`
+    Example: `terralabel refer run mosaic.tif --text "the three largest buildings" --boxes buildings.gpkg --out run --explain`
     """
     from terralabel.cli.progress import terminal_progress
     from terralabel.recipes.refer.queries import asked_for

@@ -23,10 +23,7 @@ from terralabel.masks.boundary import refine_boundary
 from terralabel.masks.foreground import foreground_point
 from terralabel.masks.prompts import colours
 
-__all__ = ["POINTS", "Referred", "referred_masks"]
-
-#: What may become of the foreground point.
-POINTS = ("missed", "always", "off")
+__all__ = ["Referred", "referred_masks"]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from terralabel import registry
+from terralabel.nets.nano.runtime import who_computes
 from terralabel.nets.weights import CATALOGUE, find
 from terralabel.recipes.plan import NETWORK_SHARD_TILES
 from terralabel.recipes.settings import LabelSettings
@@ -66,11 +67,20 @@ def settle(settings: LabelSettings, out: Path) -> tuple[LabelSettings, str]:
         return replace(settings, masks=str(folder.manifest()["settings"].get("masks", "auto"))), ""
     here = _in_cache()
     if not here:
-        return replace(settings, masks="tree"), (
-            "masks: tree (no network needed; `terralabel models list` shows what else can be used)"
-        )
+        return _embedded(settings)
     chosen = here[0] if on_device(settings) != "cpu" else min(here, key=lambda name: find(name).stat().st_size)  # type: ignore[union-attr]
     return replace(settings, masks=chosen), f"masks: {chosen} (its weights are in the cache; --masks tree needs no network)"
+
+
+def _embedded(settings: LabelSettings) -> tuple[LabelSettings, str]:
+    """What ships with the package: `nano` where something is installed that computes it, else `tree`."""
+    if who_computes(settings.device):
+        return replace(settings, masks="nano"), (
+            "masks: nano (comes with the package; --masks tree needs no network, `terralabel models list` shows what else can be used)"
+        )
+    return replace(settings, masks="tree"), (
+        "masks: tree (no network needed; pip install 'terralabel[nano]' for better ones, `terralabel models list` shows all)"
+    )
 
 
 def as_recorded(settings: LabelSettings, out: Path, made_by: str) -> LabelSettings:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from terralabel.core.settings import coerce, setting
-from terralabel.labels.quality.evidence import UNITS
-from terralabel.labels.quality.gate import REJECT
+from terralabel.labels.quality.units import REJECT, UNITS
 
 __all__ = ["QualitySettings"]
 

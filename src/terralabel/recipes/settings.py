@@ -20,7 +20,7 @@ class LabelSettings:
 
     masks: str = setting(
         "auto",
-        "Mask generator: auto, tree, a SAM by name (`models list`), weights file, folder or hub name, or another backend.",
+        "Mask generator: auto, nano, tree, a SAM by name (`models list`), weights file, folder or hub name, or another backend.",
         group=_MASKS,
     )
     tau: float = setting(
@@ -33,7 +33,7 @@ class LabelSettings:
     min_size: int = setting(48, "Drop masks of fewer pixels.", low=1, group=_MASKS)
     features: str = setting(
         "auto",
-        "Features per mask: auto, appearance, pooled, or an encoder by name (timm:MODEL, hf:MODEL, mobilenet_v2:FILE).",
+        "Features per mask: auto, appearance, pooled, fused, or an encoder by name (timm:MODEL, hf:MODEL, mobilenet_v2:FILE).",
         group=_CLASSES,
     )
     clusters: str = setting("16", "Number of clusters, or auto to find it.", group=_CLASSES)

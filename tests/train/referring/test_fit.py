@@ -54,7 +54,7 @@ def test_twenty_triplets_are_learned_by_heart(tmp_path: Path) -> None:
     """Mean IoU of the surest box over .8 on what it was fitted to: training works."""
     painted, items = triplets(10)
     assert len(items) == 20
-    fit(SmallPupil(painted.__getitem__, 0, "cpu"), items, tmp_path, FitSettings(steps=300), {})
+    fit(SmallPupil(painted.__getitem__, 0, "cpu"), items, tmp_path, FitSettings(steps=500), {})
     locator, found = fitted(str(tmp_path)), []
     for item in items:
         boxes, scores = locator.locate(Tile.from_array(painted[item.image]), item.text)

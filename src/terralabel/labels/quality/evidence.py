@@ -11,11 +11,10 @@ import numpy as np
 from terralabel.core.classes import IGNORE
 from terralabel.core.quality import EMPTY, Units
 from terralabel.errors import ContractError, SettingsError
+from terralabel.labels.quality.units import UNITS
 
-__all__ = ["FEW_PIXELS", "REACH", "UNITS", "Evidence", "Piece", "pieces", "true_iou", "units_of"]
+__all__ = ["FEW_PIXELS", "REACH", "Evidence", "Piece", "pieces", "true_iou", "units_of"]
 
-#: What is judged: a class in a picture (the paper's label), or each object (connected part, 8 neighbours) of it.
-UNITS = ("class", "object")
 #: An object answers for the pixels nearer to it than to another object of its class, at most so far from it, pixels.
 REACH = 16
 #: Objects of fewer pixels are no units of their own.

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from terralabel.errors import SettingsError
+from terralabel.labels.quality.units import REJECT
 
-__all__ = ["REJECT", "Gate", "Promise", "gate_for_promise", "gate_for_share", "parse_promise", "parse_share"]
+__all__ = ["Gate", "Promise", "gate_for_promise", "gate_for_share", "parse_promise", "parse_share"]
 
-#: A label whose expected IoU is lower is rejected: drawing it anew is less work than mending it.
-REJECT = 0.5
 #: The one-sided bound of each gate, and the fewest held-out labels it may rest on. The best of many gates is taken, so that a
 #: bound of 95 % makes a promise of about 90 %.
 _SURE, _FEWEST = 0.95, 10

@@ -12,9 +12,9 @@ import numpy as np
 
 from terralabel.core.quality import Signals
 from terralabel.errors import ContractError, InputError
-from terralabel.labels.quality.evidence import UNITS
 from terralabel.labels.quality.model import FEWEST, FEWEST_PICTURES, Model, fit_model, rules_model
 from terralabel.labels.quality.signals import SIGNALS
+from terralabel.labels.quality.units import UNITS
 
 __all__ = ["Judge", "fit_judge", "rules_judge"]
 

@@ -48,9 +48,11 @@ class PhraseNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = nn.Linear(FEATURES, _WIDTH)
+        self.seen = nn.Sequential(nn.LayerNorm(FEATURES), nn.Linear(FEATURES, _WIDTH))  # what is seen weighs as where it is
         self.words = nn.Embedding(_BUCKETS, _WIDTH, padding_idx=0)
         self.order = nn.Embedding(WORDS, _WIDTH)
+        for table in (self.words, self.order):
+            nn.init.normal_(table.weight, std=0.3)
         layer = nn.TransformerEncoderLayer(_WIDTH, _HEADS, 4 * _WIDTH, 0.0, "gelu", batch_first=True, norm_first=True)
         self.look = nn.TransformerEncoder(layer, _LAYERS, nn.LayerNorm(_WIDTH), enable_nested_tensor=False)
         self.sure = nn.Linear(_WIDTH, 1)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 
 from terralabel.core.settings import coerce, setting
 from terralabel.errors import SettingsError
-from terralabel.masks.referred import POINTS
+from terralabel.masks.pointing import POINTS
 from terralabel.recipes.settings import LabelSettings, stored
 
 __all__ = ["ReferSettings"]

@@ -44,7 +44,7 @@ class FitSettings:
 
     steps: int = setting(600, "Batches in all.", low=1)
     batch_size: int = setting(8, "Triplets in a batch.", low=1)
-    lr: float = setting(0.0, "Learning rate at its highest; 0: 0.0005 for the small locator, 0.00001 for others.", low=0.0)
+    lr: float = setting(0.0, "Learning rate at its highest; 0: 0.001 for the small locator, 0.00001 for others.", low=0.0)
     seed: int = setting(0, "Seed of the start and of the batches.", low=0)
     save_every: int = setting(100, "Steps between two checkpoints.", low=1, results=False)
     device: str = setting("auto", "Where the network runs: auto, cpu, cuda, cuda:1, mps.", results=False)
@@ -72,7 +72,7 @@ class Pupil(Protocol):
 class SmallPupil:
     """The small locator, from nothing. `pictures` reads an image file as (H, W, 3) uint8."""
 
-    lr = 5e-4
+    lr = 1e-3
 
     def __init__(self, pictures: Pictures, seed: int, device: str = "auto") -> None:
         with torch.random.fork_rng(devices=[]):
