@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from terralabel.core.classes import Classes
-from terralabel.core.files import space_error, write_text
+from terralabel.core.files import write_text
 from terralabel.core.labelled import LabelledSet
 from terralabel.core.settings import changed
 from terralabel.errors import InputError, RunError, SettingsError
@@ -31,7 +31,7 @@ from terralabel.imagery.radiometry import Radiometry, fit_radiometry
 from terralabel.recipes.annotating_checks import check_labels
 from terralabel.recipes.annotating_folds import HeldOut, judge_folds, learned_cut
 from terralabel.recipes.pretrain import opened, run_radiometry
-from terralabel.recipes.training import needs_torch
+from terralabel.recipes.training import needs_torch, own_folder
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.progress import Progress, Silent
 from terralabel.train.annotation.settings import AnnotateSettings
@@ -331,14 +331,7 @@ def fold_of(keys: Sequence[str], folds: int, seed: int) -> dict[str, int]:
 
 def made_folder(folder: Path) -> Path:
     """The model's folder; one with files of something else in it is refused."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".tmp-", "step-")) and p.name not in _OWN]
-    except OSError as error:
-        raise space_error(error, folder) or RunError(f"{folder} cannot be made a folder: {error.strerror}.") from error
-    if foreign and not (folder / "annotation.json").exists():
-        raise RunError(f"{folder} is not empty and no model (it holds {foreign[0]!r}): give a new or an empty folder.")
-    return folder
+    return own_folder(folder, _OWN, "model")
 
 
 def agree(folder: Path, plan: Plan, overwrite: bool, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def manifest_format(folder: RunFolder) -> Any:
         return None
 
 
-class FolderRun:
+class FolderRun(ABC):
     """A run of `labels/KEY.tif`, `scenes.jsonl`, `classes.json` and a manifest; the base of those that implement `RunView`."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -99,9 +100,9 @@ class FolderRun:
         """The verdicts on the labels, if there are any."""
         return None if self.judged is None else self.judged.verdicts
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Counts of everything, JSON-able."""
-        raise NotImplementedError
 
     def status_json(self) -> str:
         """`facts` as JSON text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
@@ -39,6 +39,7 @@ __all__ = [
     "few_images",
     "fitted_radiometry",
     "needs_torch",
+    "own_folder",
     "train",
 ]
 
@@ -148,7 +149,7 @@ def train(
         raise SettingsError(
             f"batch_size {settings.batch_size}: expected a multiple of {team.size} processes x {settings.accumulate} parts."
         )
-    folder = _made(Path(out), team)
+    folder = own_folder(Path(out), _OWN, "training")
     with _held(folder, team, progress):
         plan = _plan(kind, labelled, radiometry, settings, start, progress)
         _agree(folder, plan.manifest, overwrite, team, progress)
@@ -172,15 +173,18 @@ def _set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _made(folder: Path, team: Team) -> Path:
-    """The folder; one with files of something else in it is refused."""
+def own_folder(folder: Path, own: Collection[str], what: str) -> Path:
+    """The folder of a training of the kind `what`, made if new; one with files of something else in it is refused.
+
+    `own` are the names of what such a folder holds, checkpoints apart; the first says that it is one.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".tmp-", "step-")) and p.name not in _OWN]
+        foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".tmp-", "step-")) and p.name not in own]
     except OSError as error:
         raise space_error(error, folder) or RunError(f"{folder} cannot be made a folder: {error.strerror}.") from error
-    if foreign and not (folder / "training.json").exists():
-        raise RunError(f"{folder} is not empty and no training (it holds {foreign[0]!r}): give a new or an empty folder.")
+    if foreign and not (folder / next(iter(own))).exists():
+        raise RunError(f"{folder} is not empty and no {what} (it holds {foreign[0]!r}): give a new or an empty folder.")
     return folder
 
 

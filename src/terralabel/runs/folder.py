@@ -127,10 +127,7 @@ class RunFolder:
     @contextmanager
     def lock(self, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
         """Hold the run: a second process waits until the first has finished, and then finds its parts done."""
-        try:
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise (space_error(error, self.path / ".lock") or error) from error
+        descriptor = self._lock_file()
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,10 +143,7 @@ class RunFolder:
     @contextmanager
     def brief_lock(self) -> Iterator[bool]:
         """Hold the run for a moment, if nobody else does: yields whether. Cleans nothing up."""
-        try:
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise (space_error(error, self.path / ".lock") or error) from error
+        descriptor = self._lock_file()
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,6 +153,13 @@ class RunFolder:
             yield True
         finally:
             os.close(descriptor)
+
+    def _lock_file(self) -> int:
+        """The descriptor of the file that is locked."""
+        try:
+            return os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise (space_error(error, self.path / ".lock") or error) from error
 
     def remove_temporary(self) -> int:
         """Delete what a killed process left under temporary names; call only with the lock held."""
