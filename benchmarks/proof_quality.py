@@ -25,8 +25,8 @@ from terralabel.labels.quality.gate import Gate, gate_for_promise
 from terralabel.labels.quality.judge import fit_judge
 from terralabel.labels.quality.pixels import Pixels
 from terralabel.recipes.foreign_labels import LabelReading, adopt
-from terralabel.recipes.quality_measuring import measure, truth_of
-from terralabel.recipes.quality_settings import QualitySettings
+from terralabel.recipes.quality.measuring import measure, truth_of
+from terralabel.recipes.quality.settings import QualitySettings
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Silent
 from terralabel.testing.coarse import KINDS, coarse

@@ -25,7 +25,7 @@ import terralabel as tl
 from terralabel.core.classes import Classes
 from terralabel.core.quality import Signals, Units, Verdicts
 from terralabel.imagery.painter import write_demo
-from terralabel.recipes.quality_store import save_verdicts
+from terralabel.recipes.quality.store import save_verdicts
 from terralabel.recipes.survey import Survey, survey_clusters
 from terralabel.review.app import create_app
 from terralabel.review.desk import Desk

@@ -22,7 +22,7 @@ import terralabel
 from terralabel import contracts, errors, registry, testing
 from terralabel.cli.main import app
 from terralabel.core.settings import sentence
-from terralabel.recipes.quality_settings import QualitySettings
+from terralabel.recipes.quality.settings import QualitySettings
 from terralabel.recipes.settings import LabelSettings
 from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 

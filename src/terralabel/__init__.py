@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from terralabel.errors import TerraLabelError
     from terralabel.imagery.datasets.opening import open_labelled
-    from terralabel.recipes.annotating import annotate_fit
-    from terralabel.recipes.annotating_apply import annotate_apply
+    from terralabel.recipes.annotate.apply import annotate_apply
+    from terralabel.recipes.annotate.enhance import enhance
+    from terralabel.recipes.annotate.fit import annotate_fit
     from terralabel.recipes.curate import align_run, change_clusters, import_file
     from terralabel.recipes.detected import detect_label
-    from terralabel.recipes.drawn import drawn_labels
-    from terralabel.recipes.enhance import enhance
+    from terralabel.recipes.drawn.labels import drawn_labels
     from terralabel.recipes.evaluation import evaluate_labels, evaluate_segmentation
     from terralabel.recipes.experiment.grid import run_experiment
     from terralabel.recipes.finetune import finetune
     from terralabel.recipes.label import label
     from terralabel.recipes.predict import predict
     from terralabel.recipes.pretrain import pretrain
-    from terralabel.recipes.quality import quality_fit, quality_score
-    from terralabel.recipes.quality_settings import QualitySettings
+    from terralabel.recipes.quality.recipe import quality_fit, quality_score
+    from terralabel.recipes.quality.settings import QualitySettings
     from terralabel.recipes.refer.evaluation import evaluate_referring
     from terralabel.recipes.refer.fit import refer_fit
     from terralabel.recipes.refer.recipe import refer
@@ -45,18 +45,18 @@ _PUBLIC = {
     "EnhanceSettings": "terralabel.train.annotation.settings",
     "LabelSettings": "terralabel.recipes.settings",
     "PredictSettings": "terralabel.train.segmentation.settings",
-    "QualitySettings": "terralabel.recipes.quality_settings",
+    "QualitySettings": "terralabel.recipes.quality.settings",
     "ReferSettings": "terralabel.recipes.refer.settings",
     "Run": "terralabel.recipes.run",
     "TerraLabelError": "terralabel.errors",
     "TrainSettings": "terralabel.train.segmentation.settings",
     "align_run": "terralabel.recipes.curate",
-    "annotate_apply": "terralabel.recipes.annotating_apply",
-    "annotate_fit": "terralabel.recipes.annotating",
+    "annotate_apply": "terralabel.recipes.annotate.apply",
+    "annotate_fit": "terralabel.recipes.annotate.fit",
     "change_clusters": "terralabel.recipes.curate",
     "detect_label": "terralabel.recipes.detected",
-    "drawn_labels": "terralabel.recipes.drawn",
-    "enhance": "terralabel.recipes.enhance",
+    "drawn_labels": "terralabel.recipes.drawn.labels",
+    "enhance": "terralabel.recipes.annotate.enhance",
     "evaluate_labels": "terralabel.recipes.evaluation",
     "evaluate_referring": "terralabel.recipes.refer.evaluation",
     "evaluate_segmentation": "terralabel.recipes.evaluation",
@@ -68,8 +68,8 @@ _PUBLIC = {
     "open_run": "terralabel.recipes.run",
     "predict": "terralabel.recipes.predict",
     "pretrain": "terralabel.recipes.pretrain",
-    "quality_fit": "terralabel.recipes.quality",
-    "quality_score": "terralabel.recipes.quality",
+    "quality_fit": "terralabel.recipes.quality.recipe",
+    "quality_score": "terralabel.recipes.quality.recipe",
     "refer": "terralabel.recipes.refer.recipe",
     "refer_fit": "terralabel.recipes.refer.fit",
     "report_run": "terralabel.recipes.run",

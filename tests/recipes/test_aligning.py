@@ -13,10 +13,10 @@ from terralabel.core.grid import Window
 from terralabel.core.labelled import LabelledSet
 from terralabel.imagery.datasets import open_labelled
 from terralabel.imagery.radiometry import Radiometry, fit_radiometry
-from terralabel.recipes.aligning import align_labels
+from terralabel.recipes.annotate.aligning import align_labels
 from terralabel.runs.progress import Silent
 from tests.labels.test_registration import houses
-from tests.recipes.annotating import write
+from tests.recipes.annotate.fit import write
 
 SIZES = {f"{i}": (160, 160) for i in range(4)}
 SHIFT = (5, -3)

@@ -16,13 +16,13 @@ import rasterio  # noqa: E402
 import terralabel as tl  # noqa: E402
 from terralabel.core.quality import DECISIONS  # noqa: E402
 from terralabel.errors import InputError, RunError, SettingsError  # noqa: E402
-from terralabel.recipes.annotating import fold_of  # noqa: E402
-from terralabel.recipes.annotating_folds import read_held_out  # noqa: E402
+from terralabel.recipes.annotate.fit import fold_of  # noqa: E402
+from terralabel.recipes.annotate.folds import read_held_out  # noqa: E402
 from terralabel.recipes.label_classes import change_label_classes  # noqa: E402
 from terralabel.recipes.labels_run import LabelsRun  # noqa: E402
 from terralabel.runs.progress import Silent  # noqa: E402
 from terralabel.train.segmentation.checkpoint import open_checkpoint  # noqa: E402
-from tests.recipes.annotating import TINY, blob, iou, write, write_blobs  # noqa: E402
+from tests.recipes.annotate.fit import TINY, blob, iou, write, write_blobs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -290,18 +290,18 @@ def test_large_scenes_on_disk_and_small_ones_in_memory_give_the_same(
     held: int, blobs: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scene of several bands, windows and pictures: the same labels, whether its channels were on disk or not."""
-    from terralabel.recipes import annotating_pictures, annotating_views
+    from terralabel.recipes.annotate import pictures, views
 
-    monkeypatch.setattr(annotating_views, "_HELD", held)
-    monkeypatch.setattr(annotating_views, "_BAND", 512)
-    monkeypatch.setattr(annotating_pictures, "PICTURE", 300)
+    monkeypatch.setattr(views, "_HELD", held)
+    monkeypatch.setattr(views, "_BAND", 512)
+    monkeypatch.setattr(pictures, "PICTURE", 300)
     picture, mask = blob((170, 700), 3)
     image = write(tmp_path / "wide.tif", picture)
     run = tl.annotate_apply(model, [image], tmp_path / "run", threads=1, tile_size=96, flips=False)
     assert iou(run.label_path("wide"), write(tmp_path / "true.tif", mask)) > 0.7
     assert not list((run.path / "parts").rglob("*.tif"))
-    monkeypatch.setattr(annotating_views, "_HELD", (64 << 20) - held)
-    monkeypatch.setattr(annotating_pictures, "PICTURE", 1000)
+    monkeypatch.setattr(views, "_HELD", (64 << 20) - held)
+    monkeypatch.setattr(pictures, "PICTURE", 1000)
     again = tl.annotate_apply(model, [image], tmp_path / "again", threads=1, tile_size=96, flips=False)
     with rasterio.open(run.label_path("wide")) as one, rasterio.open(again.label_path("wide")) as two:
         np.testing.assert_array_equal(one.read(1), two.read(1))
@@ -309,11 +309,11 @@ def test_large_scenes_on_disk_and_small_ones_in_memory_give_the_same(
 
 def test_a_large_scene_goes_on_within(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bands that were looked at before a crash are not looked at again, and the label is the same."""
-    from terralabel.recipes import annotating_views
+    from terralabel.recipes.annotate import views
     from terralabel.train.annotation.views import Views
 
-    monkeypatch.setattr(annotating_views, "_HELD", 0)
-    monkeypatch.setattr(annotating_views, "_BAND", 512)
+    monkeypatch.setattr(views, "_HELD", 0)
+    monkeypatch.setattr(views, "_BAND", 512)
     image = write(tmp_path / "wide.tif", blob((100, 1300), 3)[0])
     how = {"threads": 1, "tile_size": 96, "flips": False}
     whole = tl.annotate_apply(model, [image], tmp_path / "whole", **how)

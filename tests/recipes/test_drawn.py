@@ -16,8 +16,8 @@ from rasterio.transform import Affine
 
 from terralabel.errors import InputError, SettingsError
 from terralabel.imagery.datasets import read_label
-from terralabel.recipes.drawn import drawn_labels, is_drawing
-from terralabel.recipes.drawn_settings import DrawnSettings
+from terralabel.recipes.drawn.labels import drawn_labels, is_drawing
+from terralabel.recipes.drawn.settings import DrawnSettings
 from tests.imagery.datasets.fake import noise, save
 
 CRS, PIXEL, WEST, NORTH = "EPSG:32633", 2.0, 400_000.0, 5_500_000.0

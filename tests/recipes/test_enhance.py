@@ -18,7 +18,7 @@ import terralabel as tl  # noqa: E402
 from terralabel.errors import InputError, RunError, SettingsError  # noqa: E402
 from terralabel.recipes.detected_run import open_any  # noqa: E402
 from terralabel.recipes.labels_run import LabelsRun  # noqa: E402
-from tests.recipes.annotating import TINY, blob, iou, write  # noqa: E402
+from tests.recipes.annotate.fit import TINY, blob, iou, write  # noqa: E402
 
 COARSE = {**TINY, "folds": 2, "band": 4, "pictures": 2}
 
@@ -83,7 +83,7 @@ def test_the_run_is_a_run(enhanced: LabelsRun, tmp_path: Path) -> None:
 def test_killed_and_gone_on_gives_the_same_bytes(
     coarse: Path, enhanced: LabelsRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from terralabel.recipes.enhance import Repair
+    from terralabel.recipes.annotate.enhance import Repair
 
     class Stop(BaseException):
         pass

@@ -305,7 +305,7 @@ def test_the_protocol_learns_from_a_few_true_and_from_automatic_labels(tmp_path:
         return train(kind, labelled, radiometry, out, *given, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stages, "train", noted)
-    monkeypatch.setattr("terralabel.recipes.annotating_apply.set_gate", lambda *given, **named: Gate(0.0, 0.0))
+    monkeypatch.setattr("terralabel.recipes.annotate.apply.set_gate", lambda *given, **named: Gate(0.0, 0.0))
     (tmp_path / "grid.yaml").write_text(ANNOTATED)
     result = tl.run_experiment(tmp_path / "grid.yaml", tmp_path / "out")
     assert [row.reason for row in result.failures] == []
@@ -320,7 +320,7 @@ def test_the_protocol_learns_from_a_few_true_and_from_automatic_labels(tmp_path:
 
 
 def test_where_nothing_is_accepted_only_those_cells_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("terralabel.recipes.annotating_apply.set_gate", lambda *given, **named: Gate(2.0, 1.0))
+    monkeypatch.setattr("terralabel.recipes.annotate.apply.set_gate", lambda *given, **named: Gate(2.0, 1.0))
     (tmp_path / "grid.yaml").write_text(ANNOTATED.replace("[D0, D1, D2, D3, D4]", "[D1, D3]"))
     result = tl.run_experiment(tmp_path / "grid.yaml", tmp_path / "out")
     assert [(row.start, row.status) for row in result.rows] == [("D1", "failed"), ("D3", "done")]

@@ -18,7 +18,7 @@ from terralabel.export.rasters import write_label_raster
 from terralabel.imagery.radiometry import fit_radiometry
 from terralabel.recipes.detected_run import open_any
 from terralabel.recipes.labels_run import LabelsRun, write_labels_run
-from terralabel.recipes.quality_store import label_hashes, load_signals, save_verdicts
+from terralabel.recipes.quality.store import label_hashes, load_signals, save_verdicts
 from terralabel.recipes.run import export_run, open_run, require_finished
 from terralabel.runs.folder import RunFolder
 

@@ -18,7 +18,7 @@ from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.recipes.detected_run import open_any
 from terralabel.recipes.label import label
 from terralabel.recipes.labels_run import LabelsRun
-from terralabel.recipes.quality import load_judge
+from terralabel.recipes.quality.recipe import load_judge
 from terralabel.recipes.run import export_run, open_run, report_run
 from tests.recipes.conftest import tree_hashes
 
@@ -96,7 +96,7 @@ def test_another_gate_measures_nothing_again(
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(scored, out)
-    monkeypatch.setattr("terralabel.recipes.quality.measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("terralabel.recipes.quality.recipe.measure", lambda *_: pytest.fail("measured again"))
     shared = tl.quality_score(out, judge=judge, review="25%", background=0)
     assert shared.verdicts.counts["accept"] == 12
     strict = tl.quality_score(out, judge=judge, promise="mean IoU >= .99", background=0)

@@ -16,7 +16,7 @@ from terralabel.core.quality import Signals, Units, Verdicts
 from terralabel.export.features import read_labels
 from terralabel.imagery.painter import write_demo
 from terralabel.recipes.label import label
-from terralabel.recipes.quality_store import save_verdicts
+from terralabel.recipes.quality.store import save_verdicts
 from terralabel.recipes.run import Run, open_run
 from terralabel.recipes.survey import survey_clusters
 from terralabel.review.desk import Desk

@@ -16,7 +16,7 @@ from terralabel.core.quality import Signals, Units, Verdicts
 from terralabel.export.rasters import write_label_raster
 from terralabel.recipes.ingest import load_radiometry
 from terralabel.recipes.labels_run import LabelsRun, write_labels_run
-from terralabel.recipes.quality_store import label_hashes, save_verdicts
+from terralabel.recipes.quality.store import label_hashes, save_verdicts
 from terralabel.recipes.reviewed import settled
 from terralabel.recipes.run import open_run
 from terralabel.review.app import create_app

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from starlette.testclient import TestClient
 
-from terralabel.recipes.quality_store import load_judged
+from terralabel.recipes.quality.store import load_judged
 from terralabel.recipes.reviewed import settled
 from terralabel.recipes.run import Run, export_run, open_run
 from terralabel.recipes.survey import survey_clusters

@@ -38,7 +38,7 @@ def fit(
     Example: `terralabel annotate fit images --labels labels --out model`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.recipes.annotating import annotate_fit
+    from terralabel.recipes.annotate.fit import annotate_fit
 
     settings = gather(AnnotateSettings, flags, config)
     fitted = annotate_fit(images, out, settings, reading=reading, overwrite=overwrite, progress=terminal_progress(quiet))
@@ -66,7 +66,7 @@ def apply(
     Example: `terralabel annotate apply model archive/ --out run`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.recipes.annotating_apply import annotate_apply
+    from terralabel.recipes.annotate.apply import annotate_apply
 
     settings = gather(ApplySettings, flags, config)
     run = annotate_apply(model, sources, out, settings, overwrite=overwrite, progress=terminal_progress(quiet))

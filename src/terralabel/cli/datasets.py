@@ -9,7 +9,7 @@ import typer
 
 from terralabel.cli.options import gather, with_settings
 from terralabel.cli.reading import with_reading
-from terralabel.recipes.drawn_settings import DrawnSettings
+from terralabel.recipes.drawn.settings import DrawnSettings
 
 __all__ = ["datasets"]
 
@@ -102,7 +102,7 @@ def datasets_draw(
     Example: `terralabel datasets draw images/ --drawing roofs.gpkg --rest background --out drawn`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.recipes.drawn import drawn_labels
+    from terralabel.recipes.drawn.labels import drawn_labels
 
     progress = terminal_progress()
     drawn = drawn_labels(sources, drawing, out, gather(DrawnSettings, flags, config), classes=classes, progress=progress)

@@ -35,7 +35,7 @@ def enhance(
     Example: `terralabel enhance images --labels old-map --out enhanced`
     """
     from terralabel.cli.progress import terminal_progress
-    from terralabel.recipes.enhance import enhance as mend
+    from terralabel.recipes.annotate.enhance import enhance as mend
 
     settings = gather(EnhanceSettings, flags, config)
     run = mend(images, out, settings, reading=reading, overwrite=overwrite, progress=terminal_progress(quiet))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from terralabel.cli.options import gather, with_settings
-from terralabel.recipes.quality_settings import QualitySettings
+from terralabel.recipes.quality.settings import QualitySettings
 
 __all__ = ["quality"]
 
@@ -52,7 +52,7 @@ def fit(
     from terralabel.cli.classes import ids
     from terralabel.cli.progress import terminal_progress
     from terralabel.recipes.foreign_labels import LabelReading
-    from terralabel.recipes.quality import quality_fit
+    from terralabel.recipes.quality.recipe import quality_fit
 
     settings = gather(QualitySettings, flags, config)
     reading = LabelReading(classes, ids(ignore), threshold)
@@ -99,7 +99,7 @@ def score(
     from terralabel.cli.classes import ids
     from terralabel.cli.progress import terminal_progress
     from terralabel.recipes.foreign_labels import LabelReading
-    from terralabel.recipes.quality import quality_score
+    from terralabel.recipes.quality.recipe import quality_score
 
     scored = quality_score(
         labels,

@@ -12,7 +12,7 @@ import typer
 
 from terralabel.cli.classes import ids
 from terralabel.core.settings import sentence
-from terralabel.recipes.drawn_settings import DrawnSettings
+from terralabel.recipes.drawn.settings import DrawnSettings
 
 __all__ = ["with_reading"]
 

@@ -16,7 +16,7 @@ from terralabel.core.quality import Verdicts
 from terralabel.core.scene import Scene
 from terralabel.errors import RunError
 from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
-from terralabel.recipes.quality_store import Judged, load_judged
+from terralabel.recipes.quality.store import Judged, load_judged
 from terralabel.runs.folder import RunFolder
 
 __all__ = ["FolderRun", "manifest_format"]

@@ -17,7 +17,7 @@ from terralabel.errors import SettingsError
 from terralabel.export.features import read_labels
 from terralabel.export.rasters import write_label_raster
 from terralabel.recipes.labels_run import LabelsRun
-from terralabel.recipes.quality_store import label_hashes, load_signals, save_verdicts
+from terralabel.recipes.quality.store import label_hashes, load_signals, save_verdicts
 from terralabel.recipes.run import require_finished
 from terralabel.runs.progress import Progress, Silent
 

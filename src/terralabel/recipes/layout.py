@@ -18,7 +18,7 @@ from terralabel.core.files import write_text
 from terralabel.core.scene import Scene
 from terralabel.recipes.measuring import MeasureJob, gate_reference
 from terralabel.recipes.plan import NETWORK_SHARD_TILES, Group, Shard, plan_groups
-from terralabel.recipes.quality_store import quality_parts
+from terralabel.recipes.quality.store import quality_parts
 from terralabel.recipes.settings import LabelSettings, stored
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.parts import read_notes

@@ -10,8 +10,8 @@ from terralabel.core.labelled import LabelledSet
 from terralabel.errors import RunError, SettingsError
 from terralabel.imagery.datasets import open_labelled
 from terralabel.imagery.radiometry import Radiometry
-from terralabel.recipes.drawn import drawn_labels, is_drawing
-from terralabel.recipes.drawn_settings import DrawnSettings
+from terralabel.recipes.drawn.labels import drawn_labels, is_drawing
+from terralabel.recipes.drawn.settings import DrawnSettings
 from terralabel.recipes.training import Start, Trained, fitted_radiometry, needs_torch, train
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress, Silent

@@ -32,8 +32,8 @@ from terralabel.core.files import write_text
 from terralabel.export.corrections import Correction, Corrections, correction_of, load_corrections, record_of, save_corrections
 from terralabel.imagery.sources import content_hash
 from terralabel.recipes.painting import ClusterSplit, load_splits, save_splits
-from terralabel.recipes.quality_people import load_people, save_people
-from terralabel.recipes.quality_store import label_hashes, load_signals, save_verdicts
+from terralabel.recipes.quality.people import load_people, save_people
+from terralabel.recipes.quality.store import label_hashes, load_signals, save_verdicts
 from terralabel.recipes.relabel import assign, moved_classes, refresh_labels, write_classes
 from terralabel.runs.engine import InlineEngine, engine_for
 from terralabel.runs.folder import RunFolder

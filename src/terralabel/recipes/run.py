@@ -25,7 +25,7 @@ from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
 from terralabel.recipes.layout import Layout, recorded
 from terralabel.recipes.painting import shown_numbers
 from terralabel.recipes.plan import Group
-from terralabel.recipes.quality_store import Judged, load_judged
+from terralabel.recipes.quality.store import Judged, load_judged
 from terralabel.recipes.settings import LabelSettings
 from terralabel.recipes.stitching import scene_tiles
 from terralabel.runs.folder import RunFolder
@@ -428,7 +428,7 @@ def report_run(run: Run | LabelsRun | DetectedRun, out: Path | None = None, eval
         >>> page = tl.report_run(tl.open_run("run"))
     """
     from terralabel.export.report import write_report
-    from terralabel.recipes.quality_store import quality_page
+    from terralabel.recipes.quality.store import quality_page
     from terralabel.recipes.reviewed import settled
 
     require_finished(run, "report on")

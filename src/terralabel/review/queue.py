@@ -22,8 +22,8 @@ from terralabel.export.features import read_labels
 from terralabel.export.markup import plain
 from terralabel.export.shapes import Shape
 from terralabel.export.verdicts import unit_mask
-from terralabel.recipes.quality_people import unit_key
-from terralabel.recipes.quality_store import load_verdicts
+from terralabel.recipes.quality.people import unit_key
+from terralabel.recipes.quality.store import load_verdicts
 from terralabel.review.desk import Desk
 from terralabel.review.state import State
 from terralabel.runs.journal import Conflict, Entry

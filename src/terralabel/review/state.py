@@ -10,7 +10,7 @@ from typing import Any
 from terralabel.core.classes import Classes
 from terralabel.export.corrections import Corrections, load_corrections
 from terralabel.recipes.folder_run import FolderRun
-from terralabel.recipes.quality_people import load_people
+from terralabel.recipes.quality.people import load_people
 from terralabel.recipes.reviewed import clusterer_of, replayed_classes, replayed_corrections, replayed_verdicts
 from terralabel.recipes.run import Run
 from terralabel.runs.journal import Journal

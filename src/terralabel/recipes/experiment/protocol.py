@@ -23,10 +23,10 @@ from terralabel.errors import InputError
 from terralabel.export.rasters import write_label_raster
 from terralabel.imagery.datasets import read_label
 from terralabel.imagery.datasets.reading import image_size
-from terralabel.recipes.annotating import annotate_fit
-from terralabel.recipes.annotating_apply import annotate_apply
+from terralabel.recipes.annotate.apply import annotate_apply
+from terralabel.recipes.annotate.fit import annotate_fit
 from terralabel.recipes.labels_run import LabelsRun
-from terralabel.recipes.quality_store import load_verdicts
+from terralabel.recipes.quality.store import load_verdicts
 from terralabel.runs.progress import Progress, Silent
 from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings
 

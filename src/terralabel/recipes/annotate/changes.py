@@ -18,7 +18,7 @@ from terralabel.core.scene import Scene
 from terralabel.export.picture import display_rgb, draw_outline, fit, overlay, text_strip
 from terralabel.imagery.radiometry import Radiometry
 from terralabel.labels.quality.judge import Judge
-from terralabel.recipes.annotating_pictures import Signalled
+from terralabel.recipes.annotate.pictures import Signalled
 from terralabel.runs.folder import RunFolder
 
 __all__ = ["Change", "draw_changes", "write_changes"]

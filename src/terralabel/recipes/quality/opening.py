@@ -10,7 +10,7 @@ from pathlib import Path
 from terralabel.errors import InputError, SettingsError
 from terralabel.recipes.foreign_labels import LabelReading, adopt
 from terralabel.recipes.labels_run import LabelsRun, is_labels
-from terralabel.recipes.quality_settings import QualitySettings
+from terralabel.recipes.quality.settings import QualitySettings
 from terralabel.recipes.run import Run, open_run, require_finished
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress

@@ -25,8 +25,8 @@ from terralabel.imagery.raster import open_raster
 from terralabel.imagery.sources import SourceFile, content_hash
 from terralabel.imagery.tiles import scene_of
 from terralabel.recipes.detected import make_promptable
-from terralabel.recipes.drawn_prompts import prompted_shapes
-from terralabel.recipes.drawn_settings import DrawnSettings
+from terralabel.recipes.drawn.prompts import prompted_shapes
+from terralabel.recipes.drawn.settings import DrawnSettings
 from terralabel.recipes.ingest import find
 from terralabel.recipes.networks import settle
 from terralabel.runs.folder import digest

@@ -16,8 +16,8 @@ from terralabel.export.picture import display_rgb
 from terralabel.labels.quality.evidence import Evidence
 from terralabel.labels.quality.signals import no_signals, signals
 from terralabel.labels.tidy import tidied
-from terralabel.recipes.annotating_cut import weighted
-from terralabel.recipes.annotating_views import Seen
+from terralabel.recipes.annotate.cut import weighted
+from terralabel.recipes.annotate.views import Seen
 from terralabel.runs.parts import read_part, write_part
 
 __all__ = ["PICTURE", "Decided", "Labelling", "Signalled", "load_signalled"]

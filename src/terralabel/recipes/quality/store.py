@@ -11,7 +11,7 @@ import numpy as np
 
 from terralabel.core.quality import Signals, Units, Verdicts
 from terralabel.imagery.sources import content_hash
-from terralabel.recipes.quality_people import decided_by_people, load_people
+from terralabel.recipes.quality.people import decided_by_people, load_people
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.parts import Part, read_part, write_part
 

@@ -29,7 +29,7 @@ from terralabel.labels.quality.signals import no_signals, signals
 from terralabel.recipes.foreign_labels import LabelReading, background_of
 from terralabel.recipes.ingest import Failure, load_radiometry
 from terralabel.recipes.labels_run import LabelsRun
-from terralabel.recipes.quality_settings import QualitySettings
+from terralabel.recipes.quality.settings import QualitySettings
 from terralabel.recipes.run import Run
 from terralabel.runs.progress import Progress
 

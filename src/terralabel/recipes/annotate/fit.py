@@ -28,8 +28,8 @@ from terralabel.core.labelled import LabelledSet
 from terralabel.core.settings import changed
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.imagery.radiometry import Radiometry, fit_radiometry
-from terralabel.recipes.annotating_checks import check_labels
-from terralabel.recipes.annotating_folds import HeldOut, judge_folds, learned_cut
+from terralabel.recipes.annotate.checks import check_labels
+from terralabel.recipes.annotate.folds import HeldOut, judge_folds, learned_cut
 from terralabel.recipes.pretrain import opened, run_radiometry
 from terralabel.recipes.training import needs_torch, own_folder
 from terralabel.runs.folder import RunFolder, digest

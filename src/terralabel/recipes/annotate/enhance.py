@@ -28,16 +28,16 @@ from terralabel.imagery.sources import SourceFile, content_hash
 from terralabel.imagery.tiles import scene_of
 from terralabel.labels.coarse import DEPTH, Belief, without_borders
 from terralabel.labels.quality.judge import rules_judge
-from terralabel.recipes.aligning import Alignment, align_labels
-from terralabel.recipes.annotating import Plan, agree, made_folder, prepare
-from terralabel.recipes.annotating_apply import pictures_of
-from terralabel.recipes.annotating_pictures import PICTURE, Decided, Labelling, Signalled
-from terralabel.recipes.annotating_views import Seen, look, make_views, windows_of
-from terralabel.recipes.changes import Change, draw_changes, write_changes
+from terralabel.recipes.annotate.aligning import Alignment, align_labels
+from terralabel.recipes.annotate.apply import pictures_of
+from terralabel.recipes.annotate.changes import Change, draw_changes, write_changes
+from terralabel.recipes.annotate.fit import Plan, agree, made_folder, prepare
+from terralabel.recipes.annotate.pictures import PICTURE, Decided, Labelling, Signalled
+from terralabel.recipes.annotate.views import Seen, look, make_views, windows_of
 from terralabel.recipes.labels_run import LabelsRun, is_labels, write_labels_run
 from terralabel.recipes.pretrain import opened, run_radiometry
-from terralabel.recipes.quality import gate_notes, set_gate, verdicts_by
-from terralabel.recipes.quality_store import label_hashes, quality_parts, save_verdicts
+from terralabel.recipes.quality.recipe import gate_notes, set_gate, verdicts_by
+from terralabel.recipes.quality.store import label_hashes, quality_parts, save_verdicts
 from terralabel.recipes.training import needs_torch
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.progress import Progress, Silent

@@ -19,10 +19,10 @@ from terralabel.labels.quality.reasons import reasons
 from terralabel.recipes.foreign_labels import LabelReading
 from terralabel.recipes.ingest import Failure
 from terralabel.recipes.labels_run import LabelsRun
-from terralabel.recipes.quality_measuring import Measured, labelled_scenes, measure, truth_of
-from terralabel.recipes.quality_opening import opened_labels, reopened
-from terralabel.recipes.quality_settings import QualitySettings
-from terralabel.recipes.quality_store import label_hashes, load_signals, save_verdicts
+from terralabel.recipes.quality.measuring import Measured, labelled_scenes, measure, truth_of
+from terralabel.recipes.quality.opening import opened_labels, reopened
+from terralabel.recipes.quality.settings import QualitySettings
+from terralabel.recipes.quality.store import label_hashes, load_signals, save_verdicts
 from terralabel.recipes.run import Run, require_finished
 from terralabel.runs.progress import Progress, Silent
 

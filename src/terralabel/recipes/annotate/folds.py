@@ -18,17 +18,17 @@ from terralabel.core.scene import Scene
 from terralabel.imagery.datasets import read_label
 from terralabel.labels.quality.evidence import true_iou
 from terralabel.labels.quality.judge import fit_judge, rules_judge
-from terralabel.recipes.annotating_cut import Sample, fit_cut
-from terralabel.recipes.annotating_pictures import Decided, Labelling, Signalled
-from terralabel.recipes.annotating_views import Seen, look, make_views
-from terralabel.recipes.quality import save_judge
+from terralabel.recipes.annotate.cut import Sample, fit_cut
+from terralabel.recipes.annotate.pictures import Decided, Labelling, Signalled
+from terralabel.recipes.annotate.views import Seen, look, make_views
+from terralabel.recipes.quality.recipe import save_judge
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress
 from terralabel.train.annotation.settings import ApplySettings
 
 if TYPE_CHECKING:
     from terralabel.labels.quality.judge import Judge
-    from terralabel.recipes.annotating import Plan
+    from terralabel.recipes.annotate.fit import Plan
 
 __all__ = ["HeldOut", "judge_folds", "learned_cut", "look_at_item", "measured_in"]
 
@@ -96,7 +96,7 @@ def judge_folds(plan: Plan, folder: Path, progress: Progress) -> HeldOut | None:
 
 def read_held_out(folder: Path) -> HeldOut | None:
     """What `judge_folds` found, as it stands in a model's folder; None where nothing was held out."""
-    from terralabel.recipes.quality import load_judge
+    from terralabel.recipes.quality.recipe import load_judge
 
     path = folder / "held_out.json"
     if not path.is_file():

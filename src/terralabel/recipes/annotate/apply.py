@@ -17,14 +17,14 @@ from terralabel.core.settings import changed
 from terralabel.errors import InputError, RunError, SettingsError
 from terralabel.imagery.sources import SourceFile, content_hash
 from terralabel.imagery.tiles import scene_of
-from terralabel.recipes.annotating_cut import cut_of
-from terralabel.recipes.annotating_pictures import Decided, Labelling, Signalled, load_signalled
-from terralabel.recipes.annotating_views import Seen, look, make_views, windows_of
+from terralabel.recipes.annotate.cut import cut_of
+from terralabel.recipes.annotate.pictures import Decided, Labelling, Signalled, load_signalled
+from terralabel.recipes.annotate.views import Seen, look, make_views, windows_of
 from terralabel.recipes.ingest import Failure, find
 from terralabel.recipes.label_classes import kept_names
 from terralabel.recipes.labels_run import LabelsRun, is_labels, write_labels_run
-from terralabel.recipes.quality import gate_notes, load_judge, set_gate, verdicts_by
-from terralabel.recipes.quality_store import label_hashes, quality_parts, save_verdicts
+from terralabel.recipes.quality.recipe import gate_notes, load_judge, set_gate, verdicts_by
+from terralabel.recipes.quality.store import label_hashes, quality_parts, save_verdicts
 from terralabel.recipes.settings import LabelSettings
 from terralabel.recipes.training import needs_torch
 from terralabel.runs.folder import RunFolder, digest

@@ -1,0 +1,1 @@
+"""Labels from a few, and better ones from coarse ones: training, applying, enhancing."""

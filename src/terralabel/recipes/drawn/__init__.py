@@ -1,0 +1,1 @@
+"""Shapes that people drew in a GIS, as label rasters."""
