@@ -16,7 +16,7 @@ from terralabel.imagery.radiometry import Radiometry, fit_radiometry
 from terralabel.recipes.annotate.aligning import align_labels
 from terralabel.runs.progress import Silent
 from tests.labels.test_registration import houses
-from tests.recipes.annotate.fit import write
+from tests.recipes.annotating import write
 
 SIZES = {f"{i}": (160, 160) for i in range(4)}
 SHIFT = (5, -3)

@@ -22,7 +22,7 @@ from terralabel.recipes.label_classes import change_label_classes  # noqa: E402
 from terralabel.recipes.labels_run import LabelsRun  # noqa: E402
 from terralabel.runs.progress import Silent  # noqa: E402
 from terralabel.train.segmentation.checkpoint import open_checkpoint  # noqa: E402
-from tests.recipes.annotate.fit import TINY, blob, iou, write, write_blobs  # noqa: E402
+from tests.recipes.annotating import TINY, blob, iou, write, write_blobs  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def test_nothing_held_out_is_no_cut(tmp_path: Path) -> None:
 def test_a_model_without_folds_learns_its_cut_from_what_it_has_seen(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     import terralabel as tl
-    from tests.recipes.annotate.fit import TINY, write_blobs
+    from tests.recipes.annotating import TINY, write_blobs
 
     blobs, few = write_blobs(tmp_path / "blobs", labelled=2, more=1), {**TINY, "steps": 2, "folds": 0}
     model = tl.annotate_fit(blobs / "images", tmp_path / "model", labels=blobs / "labels", **few).folder

@@ -18,7 +18,7 @@ import terralabel as tl  # noqa: E402
 from terralabel.errors import InputError, RunError, SettingsError  # noqa: E402
 from terralabel.recipes.detected_run import open_any  # noqa: E402
 from terralabel.recipes.labels_run import LabelsRun  # noqa: E402
-from tests.recipes.annotate.fit import TINY, blob, iou, write  # noqa: E402
+from tests.recipes.annotating import TINY, blob, iou, write  # noqa: E402
 
 COARSE = {**TINY, "folds": 2, "band": 4, "pictures": 2}
 
