@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA ?= ../shared/data
 ENCODER ?= ../shared/weights/mobilenet_v2_imagenet.npz
 
-.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-nano proof-quality proof-refer proof-pretrain proof-annotate proof-memory proof-seams proof-crash proof-qgis proof-review train-nano clean
+.PHONY: help setup setup-core demo test lint types tests docs bench bench-sam proof-sam proof-label proof-masks proof-nano proof-quality proof-refer proof-pretrain proof-annotate proof-memory proof-seams test-slow proof-qgis proof-review train-nano clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -88,7 +88,7 @@ proof-seams: $(VENV)/all.stamp  ## tiled against untiled on real images, five ti
 proof-memory: $(VENV)/all.stamp  ## peak memory for 15,000 and 30,000 px square rasters (an hour or so)
 	$(BIN)/python benchmarks/proof_memory.py
 
-proof-crash: $(VENV)/all.stamp  ## kill -9 at random moments, rerun, compare bytes
+test-slow: $(VENV)/all.stamp  ## the slow suites: kills, full disks, browsers, SAM at full size, many processes
 	$(BIN)/python -m pytest -m slow tests
 
 proof-qgis: $(VENV)/all.stamp  ## render a run in a real QGIS (needs Debian's python3-qgis)
