@@ -89,7 +89,7 @@ def test_a_shipped_file_runs_tiny(name: str, data: Path, tmp_path: Path) -> None
         known = read_published(whole.published)
         cells = {(cell.data, cell.network, cell.start.name) for cell in cells_of(whole)}
         assert [key for key in cells if key not in known and ("", *key[1:]) not in known] == [] or name in WITHOUT
-    result = tl.run_experiment(CONFIGS / name, tmp_path / "out", data=data, tiny=True)
+    result = tl.run_experiment(CONFIGS / name, tmp_path / "out", data=data, scale="tiny")
     assert [row.reason for row in result.failures] == []
     assert len(result.rows) == len(list(cells_of(rehearsal(whole))))
     assert "figures mean nothing" in (tmp_path / "out" / "table.md").read_text()
@@ -245,6 +245,12 @@ def test_a_mistake_is_named_with_its_line(wrong: str, config: Path) -> None:
         read_experiment(config)
     assert says in str(error.value) and "\n" not in str(error.value)
     assert str(error.value).startswith(f"{config}:{line}: ")
+
+
+def test_an_unknown_scale_is_refused(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="expected full or tiny; got 'small'"):
+        tl.run_experiment(config, tmp_path / "out", scale="small")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_something_else_is_refused(config: Path, tmp_path: Path) -> None:

@@ -24,9 +24,12 @@ def experiment_run(
         Path, typer.Option("--out", "-o", help="Folder of the experiment: made if new, gone on with if it is there.")
     ],
     data: Annotated[Path, typer.Option("--data", help="Folder that the file's folders lie in.")] = Path(),
-    tiny: Annotated[
-        bool, typer.Option("--tiny", help="A rehearsal in a minute: one tiny network, 2 steps, 4 images a split, masks tree.")
-    ] = False,
+    scale: Annotated[
+        str,
+        typer.Option(
+            "--scale", help="full, or tiny: a rehearsal in a minute, one tiny network, 2 steps, 4 images a split, masks tree."
+        ),
+    ] = "full",
     keep: Annotated[bool, typer.Option("--keep", help="Keep fine-tuned networks and their predictions (much space).")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and which are done; do nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -41,8 +44,8 @@ def experiment_run(
     from terralabel.recipes.experiment.grid import experiment_plan, run_experiment
 
     if dry_run:
-        print(experiment_plan(config, out, tiny=tiny))
+        print(experiment_plan(config, out, scale=scale))
         return 0
-    result = run_experiment(config, out, data=data, tiny=tiny, keep=keep, progress=terminal_progress(quiet))
+    result = run_experiment(config, out, data=data, scale=scale, keep=keep, progress=terminal_progress(quiet))
     print(result.text)
     return 2 if result.failures else 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from terralabel.core.files import write_text
-from terralabel.errors import RunError, SpaceError, TerraLabelError
+from terralabel.errors import RunError, SettingsError, SpaceError, TerraLabelError
 from terralabel.recipes.experiment.config import Experiment, read_experiment, rehearsal
 from terralabel.recipes.experiment.ledger import Cell, Ledger, Row, cells_of
 from terralabel.recipes.experiment.stages import Stages
@@ -27,6 +27,7 @@ __all__ = ["ExperimentResult", "experiment_plan", "run_experiment"]
 #: What a folder of an experiment may hold of its own.
 _OWN = ("cells.csv", "experiment.yaml", "table.md", "table.csv", "table.tex", "chart.png", "data", "labels", "annotated", "pretrained", "work",
         "truth", "failures", ".lock")  # fmt: skip
+_SCALES = ("full", "tiny")
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ def run_experiment(
     out: str | Path,
     *,
     data: str | Path = ".",
-    tiny: bool = False,
+    scale: str = "full",
     keep: bool = False,
     progress: Progress | None = None,
 ) -> ExperimentResult:
     """Go through the grid of a YAML file and write its table; goes on where it stopped.
 
-    `data`: the folder that the file's folders lie in. `tiny`: a rehearsal in seconds, with a tiny network, 2 steps and 4 images a
-    split, whose figures mean nothing. `keep`: keep the fine-tuned networks and their predictions. `out` gets cells.csv, table.md,
+    `data`: the folder that the file's folders lie in. `scale`: "full", or "tiny": a rehearsal in seconds, with a tiny network, 2 steps
+    and 4 images a split, whose figures mean nothing. `keep`: keep the fine-tuned networks and their predictions. `out` gets cells.csv, table.md,
     table.csv, table.tex and chart.png. A cell that is done is never done again; one that fails is a row with its reason, is tried
     again the next time, and the others go on. Raises `SettingsError` for mistakes in the file, with file and line.
 
@@ -72,13 +73,13 @@ def run_experiment(
         >>> import terralabel as tl
         >>> scenes = "data: {scenes: {painted: 4, side: 96, hold_out: 0.25}}"
         >>> _ = Path("grid.yaml").write_text(f"{scenes}\\nnetworks: [upernet-r18]\\nseeds: [0, 1, 2]")
-        >>> result = tl.run_experiment("grid.yaml", "measured", tiny=True)
+        >>> result = tl.run_experiment("grid.yaml", "measured", scale="tiny")
         >>> [(row.network, row.start, row.status) for row in result.rows]
         [('upernet-r18', 'none', 'done')]
     """
     needs_torch()
     progress, out = progress or Silent(), Path(out)
-    experiment = _opened(config, tiny)
+    experiment = _opened(config, scale)
     _made(out)
     with RunFolder(out).lock(progress.say):
         write_text(out / "experiment.yaml", Path(config).read_text(encoding="utf-8"))
@@ -97,9 +98,9 @@ def run_experiment(
     return ExperimentResult(out, rows, table)
 
 
-def experiment_plan(config: str | Path, out: str | Path, *, tiny: bool = False) -> str:
+def experiment_plan(config: str | Path, out: str | Path, *, scale: str = "full") -> str:
     """What `--dry-run` prints: the cells, which are done, and what they share; writes nothing."""
-    experiment = _opened(config, tiny)
+    experiment = _opened(config, scale)
     ledger, cells = Ledger(Path(out) / "cells.csv"), list(cells_of(experiment))
     lines = [f"{'done' if ledger.done(cell) else 'to do':6s}{cell.name}" for cell in cells]
     used = {(cell.network, cell.start.on, cell.start.between, cell.start.steps, cell.seed) for cell in cells if cell.start.on}
@@ -112,9 +113,11 @@ def experiment_plan(config: str | Path, out: str | Path, *, tiny: bool = False) 
     return "\n".join(lines)
 
 
-def _opened(config: str | Path, tiny: bool) -> Experiment:
+def _opened(config: str | Path, scale: str) -> Experiment:
+    if scale not in _SCALES:
+        raise SettingsError(f"scale: expected {' or '.join(_SCALES)}; got {scale!r}.")
     experiment = read_experiment(config)
-    return rehearsal(experiment) if tiny else experiment
+    return rehearsal(experiment) if scale == "tiny" else experiment
 
 
 def _made(out: Path) -> None:

@@ -176,7 +176,7 @@ def _page(experiment: Experiment, found: Sequence[Entry], rows: Sequence[Row], m
     lines = [f"# {experiment.name}", "", experiment.about, ""]
     if experiment.tiny_network:
         lines += [
-            f"**A rehearsal (`--tiny`): every network is {experiment.tiny_network}, 2 steps. These figures mean nothing.**",
+            f"**A rehearsal (`--scale tiny`): every network is {experiment.tiny_network}, 2 steps. These figures mean nothing.**",
             "",
         ]
     lines += [
