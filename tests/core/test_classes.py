@@ -34,6 +34,12 @@ def test_the_first_colours_differ() -> None:
     assert len({distinct_color(i) for i in range(24)}) == 24
 
 
+def test_a_map_written_by_hand_needs_ids_and_names_only() -> None:
+    classes = Classes.from_json('{"classes": [{"id": 1, "name": "road"}, {"id": 0, "name": "field", "color": "#d9b365"}]}')
+    assert [(entry.id, entry.name, entry.clusters) for entry in classes] == [(0, "field", ()), (1, "road", ())]
+    assert classes[0].color == "#d9b365" and classes[1].color == distinct_color(1)
+
+
 @pytest.mark.parametrize(
     "classes, message",
     [

@@ -123,16 +123,21 @@ class Classes:
 
     @classmethod
     def from_json(cls, text: str) -> Classes:
-        """Read a class map file; `InputError` names what does not fit."""
+        """Read a class map file; `InputError` names what does not fit. Written by hand, colours and clusters may be left out."""
         try:
             data = json.loads(text)
             entries = [
-                ClassEntry(int(c["id"]), str(c["name"]), str(c["color"]), tuple(int(k) for k in c.get("clusters", ())))
+                ClassEntry(
+                    int(c["id"]),
+                    str(c["name"]),
+                    str(c.get("color") or distinct_color(int(c["id"]))),
+                    tuple(int(k) for k in c.get("clusters", ())),
+                )
                 for c in data["classes"]
             ]
         except (ValueError, KeyError, TypeError, OverflowError) as error:  # JSON's 1e400 is infinite
             raise InputError(
-                f'Not a class map: {error}. Expected {{"version": 1, "classes": [{{"id", "name", "color", "clusters"}}]}}.',
+                f'Not a class map: {error}. Expected {{"classes": [{{"id": 0, "name": "road"}}, ...]}}, with "color" and "clusters" where wanted.',
                 "bad-class-map",
             ) from error
         if data.get("version", 1) != 1:
