@@ -268,7 +268,8 @@ class TileRecord(Protocol):
 class RunView(Protocol):
     """What an exporter sees of a finished run, read-only. Nothing of scene size is ever handed over.
 
-    A run whose labels were judged has one attribute more, `verdicts` (`core.quality.Verdicts`, or None).
+    A run whose labels were judged has one attribute more, `verdicts` (`core.quality.Verdicts`, or None); one that a person may
+    correct `corrections` (`export.corrections.Corrections`).
     """
 
     @property

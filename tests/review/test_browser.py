@@ -105,6 +105,7 @@ def version(page: Any, at_least: int) -> None:
     until(page, f"Number(document.documentElement.dataset.version) >= {at_least} && !document.documentElement.dataset.loading")
 
 
+@pytest.mark.slow
 def test_name_merge_split_drop_undo_reload_and_export(page: Any, judged: Run, tmp_path: Path) -> None:
     page.goto("/classes?sort=id")
     page.fill("#class-1 input.name", "water")

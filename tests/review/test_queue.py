@@ -9,13 +9,16 @@ import pytest
 import rasterio
 from starlette.testclient import TestClient
 
+from terralabel.errors import RunError
+from terralabel.recipes.quality.recipe import quality_score
 from terralabel.recipes.quality.store import load_judged
 from terralabel.recipes.reviewed import settled
 from terralabel.recipes.run import Run, export_run, open_run
 from terralabel.recipes.survey import survey_clusters
 from terralabel.review.app import create_app
 from terralabel.review.desk import Desk
-from terralabel.review.queue import Queue, outline
+from terralabel.review.judged import JudgedLabels
+from terralabel.review.queue import outline
 from terralabel.review.security import House
 
 
@@ -71,11 +74,11 @@ def test_what_is_shown_is_the_label(page: TestClient, place: Desk) -> None:
 
 def test_decisions_become_corrections_that_can_be_undone(page: TestClient, place: Desk) -> None:
     assert isinstance(place.run, Run)
-    queue = Queue(place)
+    labels_of = JudgedLabels(place)
     before = labels(place.run, "scene_1")
     units = [u for u in page.get("/queue.json").json()["units"] if u["name"] == "scene_1"]
     reject, other = units[0], units[1]
-    there = {u["row"]: queue.verdicts.units.class_id[u["row"]] for u in units}  # type: ignore[union-attr]
+    there = {u["row"]: labels_of.verdicts.units.class_id[u["row"]] for u in units}  # type: ignore[union-attr]
     assert page.post("/api/verdict", json={"row": reject["row"], "decision": "reject", "seen": 0}).status_code == 200
     target = next(e.id for e in place.run.classes if e.id not in (reject["class_id"], other["class_id"]))
     body = {"row": other["row"], "decision": "class", "class_id": target, "seen": 1}
@@ -149,3 +152,94 @@ def test_what_is_sure_becomes_labels_to_learn_from(page: TestClient, place: Desk
     doubtful = np.isin(before, [u["class_id"] for u in units[1:]])
     assert (found[doubtful] == 255).all() and np.array_equal(found[~doubtful], before[~doubtful])
     assert (found == units[0]["class_id"]).any()
+
+
+def test_judged_labels_follow_their_classes_when_these_merge_split_and_are_dropped(page: TestClient, place: Desk) -> None:
+    assert isinstance(place.run, Run)
+    units = {u["row"]: u for u in page.get("/queue.json").json()["units"]}
+    before = {row: page.get(f"/units/{row}.json").json() for row in units}
+    ids = sorted({u["class_id"] for u in units.values()})
+    merged, into, gone = ids[0], next(e.id for e in place.run.classes if e.id not in ids), ids[1]
+    cluster = place.run.classes[ids[2]].clusters[0]
+    for seen, change in enumerate(
+        (
+            {"action": "merge", "classes": [into, merged]},
+            {"action": "drop", "classes": [gone]},
+            {"action": "split", "clusters": [cluster], "parts": 2},
+        )
+    ):
+        assert page.post("/api/classes", json={**change, "seen": seen}).status_code == 200
+    assert len(labels(place.run, "scene_1"))  # painted: the rasters have the new classes
+    after = {u["row"]: u for u in page.get("/queue.json").json()["units"]}
+    assert {row for row in before if row not in after} == {row for row, u in units.items() if u["class_id"] == gone}
+    for row, unit in after.items():
+        was = units[row]["class_id"]
+        assert unit["class_id"] == (into if was == merged else was)
+        if was == ids[2]:  # all parts of what was split
+            assert page.get(f"/units/{row}.json").json()["outline"] == before[row]["outline"]
+    told = open_run(place.run.path).verdicts
+    assert told is not None and gone not in told.units.class_id and merged not in told.units.class_id
+    assert page.get("/queue.json", params={"of": into}).json()["units"] == [u for u in after.values() if u["class_id"] == into]
+
+
+def test_what_is_doubtful_stays_out_of_what_is_sure_when_classes_merge(page: TestClient, place: Desk, tmp_path: Path) -> None:
+    assert isinstance(place.run, Run)
+    doubtful = page.get("/queue.json").json()["units"][0]
+    before = labels(place.run, doubtful["name"])
+    accepted = next(e.id for e in place.run.classes if e.id != doubtful["class_id"])
+    body = {"action": "merge", "classes": [accepted, doubtful["class_id"]], "seen": 0}
+    assert page.post("/api/classes", json=body).status_code == 200
+    export_run(open_run(place.run.path), ["sure"], tmp_path / "sure")
+    with rasterio.open(tmp_path / "sure" / f"{doubtful['name']}.tif") as file:
+        assert (file.read(1)[before == doubtful["class_id"]] == 255).all()
+
+
+def test_a_decision_leaves_alone_what_was_decided_of_another_label(page: TestClient, place: Desk) -> None:
+    assert isinstance(place.run, Run)
+    units = [u for u in page.get("/queue.json").json()["units"] if u["name"] == "scene_1"]
+    first, other = units[0], units[1]
+    box = [min(first["box"][k], other["box"][k]) for k in (0, 1)]
+    drawn = {"row": first["row"], "box": [*box, box[0] + 120, box[1] + 120]}
+    mask = page.post("/api/prompt", json=drawn).json()["mask"]
+    target = next(e.id for e in place.run.classes if e.id not in (first["class_id"], other["class_id"]))
+    fix = {"row": first["row"], "decision": "fix", "mask": mask, "class_id": target, "seen": 0}
+    assert page.post("/api/verdict", json=fix).status_code == 200
+    there = labels(place.run, "scene_1") == target
+    assert page.post("/api/verdict", json={"row": other["row"], "decision": "reject", "seen": 1}).status_code == 200
+    assert ((labels(place.run, "scene_1") == target) == there).all()
+    again = {
+        "row": first["row"],
+        "decision": "class",
+        "class_id": other["class_id"],
+        "seen": 2,
+    }  # the new mask is the label now
+    assert page.post("/api/verdict", json=again).status_code == 200
+    fixed = next(c for c in open_run(place.run.path).corrections.items if c.kind == "shape")
+    assert (
+        labels(place.run, "scene_1")[fixed.whole.box.slices()][fixed.whole.crop(fixed.whole.box)] == other["class_id"]
+    ).all()
+
+
+def test_the_queue_and_the_scenes_can_be_narrowed(page: TestClient) -> None:
+    everything = page.get("/queue.json").json()["units"]
+    for name in ("scene_1", "scene_2"):
+        assert page.get("/queue.json", params={"q": name}).json()["units"] == [u for u in everything if u["name"] == name]
+    scenes = page.get("/scenes.json", params={"only": "review"}).json()["scenes"]
+    assert {s["name"]: s["review"] for s in scenes} == {
+        name: sum(u["name"] == name for u in everything) for name in {u["name"] for u in everything}
+    }
+    row = everything[0]["row"]
+    assert page.post("/api/verdict", json={"row": row, "decision": "accept", "seen": 0}).status_code == 200
+    left = {s["name"]: s["review"] for s in page.get("/scenes.json", params={"only": "all"}).json()["scenes"]}
+    assert sum(left.values()) == len(everything) - 1
+    assert all(u["class_id"] == 3 for u in page.get("/queue.json?of=3").json()["units"])
+
+
+def test_labels_judged_anew_are_told_and_labels_judged_late_are_found(place: Desk, desk: Desk) -> None:
+    late = JudgedLabels(desk)
+    late.verdicts, late._parts = None, set()
+    late.follow()
+    assert late.verdicts is not None
+    quality_score(place.run.path, review="50%", pixels=False, units="object")
+    with pytest.raises(RunError, match="judged anew"):
+        late.follow()

@@ -15,6 +15,7 @@ from terralabel.core.grid import Window, plan_tiles
 from terralabel.core.quality import EMPTY, Verdicts
 from terralabel.core.scene import Scene
 from terralabel.errors import RunError
+from terralabel.export.corrections import Corrections, apply_to_raster
 from terralabel.export.features import read_labels
 from terralabel.export.rasters import write_label_raster
 from terralabel.export.verdicts import unit_mask, verdicts_of
@@ -49,13 +50,14 @@ class Sure:
         for scene in run.scenes:
             final = out / f"{scene.key}.tif"
             doubtful = verdicts.take(np.array(rows.get(scene.key, []), dtype=np.int64))
-            written += write_label_raster(final, scene, run.classes, _blocks(run.label_path(scene.key), scene, doubtful))
+            mine = getattr(run, "corrections", Corrections()).of(scene.key)
+            written += write_label_raster(final, scene, run.classes, _blocks(run.label_path(scene.key), scene, doubtful, mine))
         write_text(out / "classes.json", run.classes.to_json())
         return [*written, out / "classes.json"]
 
 
-def _blocks(path: Path, scene: Scene, doubtful: Verdicts) -> Iterator[tuple[Window, np.ndarray]]:
-    """The labels block by block, 255 where a doubtful unit lies."""
+def _blocks(path: Path, scene: Scene, doubtful: Verdicts, mine: Corrections) -> Iterator[tuple[Window, np.ndarray]]:
+    """The labels block by block, 255 where a doubtful unit lies; what a person drew or said stands on top."""
     for plan in plan_tiles(scene.key, scene.width, scene.height, _SIDE, 0):
         block = read_labels(path, plan.core).copy()
         for row in range(len(doubtful)):
@@ -64,7 +66,7 @@ def _blocks(path: Path, scene: Scene, doubtful: Verdicts) -> Iterator[tuple[Wind
             if common.area:
                 mask = _mask(path, doubtful, row, box, common)
                 block[common.relative_to(plan.core).slices()][mask] = IGNORE
-        yield plan.core, block
+        yield plan.core, apply_to_raster(block, plan.core, mine)
 
 
 def _mask(path: Path, doubtful: Verdicts, row: int, box: Window, common: Window) -> np.ndarray:

@@ -21,7 +21,7 @@ from terralabel.export.reading import read_corrections
 from terralabel.recipes.evaluation import truth_pairs
 from terralabel.recipes.painting import ClusterSplit, load_splits, paint_group, save_splits
 from terralabel.recipes.relabel import assign, cluster_count, moved_classes, paint_job, refresh_labels, write_classes
-from terralabel.recipes.reviewed import settled
+from terralabel.recipes.reviewed import settled, still_judged
 from terralabel.recipes.run import Run, require_finished
 from terralabel.runs.engine import engine_for
 from terralabel.runs.parts import iterate_part, read_part
@@ -184,10 +184,13 @@ def _apply(run: Run, classes: Classes, before: Classes, progress: Progress) -> N
     moved = moved_classes(before, classes)
     if len(corrections) and moved:
         save_corrections(layout.corrections_path(), corrections.renumbered(moved))
-    write_classes(layout, classes, touched=True)
-    with closing(engine_for(run.settings.worker_count)) as engine:
-        assign(layout, engine, progress)
-        refresh_labels(layout, engine, progress)
+    known = set(before.of_cluster)
+    splits = [(s.cluster, s.ids) for s in load_splits(layout.splits_path()) if not known.issuperset(s.ids)]
+    with still_judged(run, before, classes, splits):
+        write_classes(layout, classes, touched=True)
+        with closing(engine_for(run.settings.worker_count)) as engine:
+            assign(layout, engine, progress)
+            refresh_labels(layout, engine, progress)
 
 
 # --------------------------------------------------------------------------------------------------------------- align

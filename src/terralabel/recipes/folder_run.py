@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from terralabel.errors import RunError
 from terralabel.recipes.ingest import Failure, load_radiometry, load_scenes
 from terralabel.recipes.quality.store import Judged, load_judged
 from terralabel.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from terralabel.export.corrections import Corrections
 
 __all__ = ["FolderRun", "manifest_format"]
 
@@ -88,6 +91,13 @@ class FolderRun(ABC):
         else:
             image = np.full((window.height, window.width, 3), _NO_IMAGE, np.uint8)
         return image if max_size is None else fit(image, max_size)
+
+    @property
+    def corrections(self) -> Corrections:
+        """What a person drew or changed."""
+        from terralabel.export.corrections import load_corrections
+
+        return load_corrections(self.folder.corrections_path / "corrections.jsonl")
 
     @cached_property
     def judged(self) -> Judged | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from terralabel.core.files import write_text
 from terralabel.export.corrections import Correction, Corrections, correction_of, load_corrections, record_of, save_corrections
 from terralabel.imagery.sources import content_hash
 from terralabel.recipes.painting import ClusterSplit, load_splits, save_splits
+from terralabel.recipes.quality.following import noted_clusters
 from terralabel.recipes.quality.people import load_people, save_people
 from terralabel.recipes.quality.store import label_hashes, load_signals, save_verdicts
 from terralabel.recipes.relabel import assign, moved_classes, refresh_labels, write_classes
@@ -55,6 +56,7 @@ __all__ = [
     "settle_review",
     "settled",
     "split_record",
+    "still_judged",
     "store_splits",
 ]
 
@@ -202,8 +204,10 @@ def settle_review(run: Run | FolderRun, progress: Progress) -> int:
         if not entries:
             return 0
         progress.say(f"taking in {len(entries):,} changes that were made in the browser")
-        _write(run, entries)
-        with _still_judged(run):
+        before, splits = run.classes, [e.what["split"] for e in entries if "split" in e.what]
+        after = replayed_classes(before, entries, clusterer_of(run))
+        with still_judged(run, before, after, [(int(s["cluster"]), s["ids"]) for s in splits]):
+            _write(run, entries)
             _repaint(run, progress)
         journal.settle(entries[-1].version)
         return len(entries)
@@ -231,8 +235,14 @@ def _write(run: Run | FolderRun, entries: list[Entry]) -> None:
 
 
 @contextmanager
-def _still_judged(run: Run | FolderRun) -> Iterator[None]:
-    """Labels that were judged count as judged when the block is left: what changes in them, a person decided."""
+def still_judged(
+    run: Run | FolderRun, before: Classes, after: Classes, splits: Iterable[tuple[int, Sequence[int]]] = ()
+) -> Iterator[None]:
+    """Labels that were judged count as judged when the block is left: what changes in them, a person decided.
+
+    A block that turns the class map `before` into `after` belongs in here; `splits` are the clusters that it divides, with the ids of their parts.
+    """
+    _note_clusters(run, before, after, splits)
     found = load_signals(run.folder)
     known = dict(found[2].get("labels", {})) if found else {}
     paths = {key: run.folder.labels_path / f"{key}.tif" for key in known}
@@ -242,6 +252,17 @@ def _still_judged(run: Run | FolderRun) -> Iterator[None]:
     if found and now != known:
         verdicts, signals, notes = found
         save_verdicts(run.folder, verdicts, {**notes, "labels": now}, signals)
+
+
+def _note_clusters(run: Run | FolderRun, before: Classes, after: Classes, splits: Iterable[tuple[int, Sequence[int]]]) -> None:
+    """Before clusters go to other classes: which ones the classes had when they were judged."""
+    found = load_signals(run.folder)
+    if found is None or {e.id: e.clusters for e in before} == {e.id: e.clusters for e in after}:
+        return
+    verdicts, signals, notes = found
+    told = noted_clusters(notes, before, splits)
+    if told != notes.get("clusters"):
+        save_verdicts(run.folder, verdicts, {**notes, "clusters": told}, signals)
 
 
 def _repaint(run: Run | FolderRun, progress: Progress) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 from terralabel.export.markup import histogram, number, percent, plain
 from terralabel.review.desk import Desk
 from terralabel.review.pictures import Pictures
+from terralabel.review.queue import Queue
 from terralabel.runs.journal import Entry
 
 __all__ = ["Json", "Site", "Whole", "entry_json"]
@@ -35,10 +36,10 @@ class Json(Response):
 
 
 class Site:
-    """What all routes share: the desk, the pictures, the templates."""
+    """What all routes share: the desk, the pictures, the queue, the templates."""
 
     def __init__(self, desk: Desk) -> None:
-        self.desk, self.pictures = desk, Pictures(desk.run)
+        self.desk, self.pictures, self.queue = desk, Pictures(desk.run), Queue(desk)
         self.pages = Environment(
             loader=PackageLoader("terralabel.review"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )

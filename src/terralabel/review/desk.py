@@ -54,20 +54,28 @@ class Desk:
 
         255 for what is dropped. The rasters show such a class, until they are painted, as what most of its area is now.
         """
-        of_cluster, table, mixed = state.classes.of_cluster, {}, set()
+        table, mixed = {}, set()
         there = {entry.id for entry in state.classes}
         for entry in state.painted:
-            area: dict[int, int] = {}
-            for cluster in entry.clusters:
-                card = self.survey.cards.get(cluster) if self.survey else None
-                now = of_cluster.get(cluster, IGNORE)
-                area[now] = area.get(now, 0) + (card.area if card else 1)
-            if not area:
-                area = {entry.id if entry.id in there else IGNORE: 1}
+            area = self._areas(state, entry.clusters) or {entry.id if entry.id in there else IGNORE: 1}
             table[entry.id] = max(area, key=lambda k: (area[k], -k))
             if len(area) > 1:
                 mixed.add(entry.id)
         return table, mixed
+
+    def class_of(self, state: State, clusters: Sequence[int]) -> int:
+        """The class of now in which most of some clusters lie; 255 for none."""
+        area = self._areas(state, clusters) or {IGNORE: 1}
+        return max(area, key=lambda k: (area[k], -k))
+
+    def _areas(self, state: State, clusters: Sequence[int]) -> dict[int, int]:
+        """Class of now (255: dropped) -> pixels of these clusters in it."""
+        area: dict[int, int] = {}
+        for cluster in clusters:
+            card = self.survey.cards.get(cluster) if self.survey else None
+            now = state.classes.of_cluster.get(cluster, IGNORE)
+            area[now] = area.get(now, 0) + (card.area if card else 1)
+        return area
 
     def close(self) -> None:
         """Close the journal."""

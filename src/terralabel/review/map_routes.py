@@ -35,12 +35,12 @@ def _add_pages(app: FastAPI, site: Site) -> None:
 
     @app.get("/scenes")
     def scenes(q: str = "", only: str = "all", page: int = 1) -> Response:
-        found = maps.scene_rows(desk, q[:200], only, page)
+        found = maps.scene_rows(desk, site.queue.open_in(desk.now()), q[:200], only, page)
         return site.page("scenes.html", **found, filters=maps.FILTERS, current="/scenes")
 
     @app.get("/scenes.json")
     def scenes_json(q: str = "", only: str = "all", page: int = 1) -> Response:
-        return Json({**maps.scene_rows(desk, q[:200], only, page), **site.status()})
+        return Json({**maps.scene_rows(desk, site.queue.open_in(desk.now()), q[:200], only, page), **site.status()})
 
     @app.get("/map/{scene:int}.json")
     def about(scene: int) -> Response:

@@ -23,7 +23,8 @@ from terralabel.review.state import State
 
 __all__ = ["FILTERS", "failed_tiles", "grid", "place", "scene_about", "scene_rows"]
 
-FILTERS = ("all", "failed")
+#: Which scenes are listed: with failed tiles, with labels that wait for a person.
+FILTERS = ("all", "failed", "review")
 #: Scenes on a page; tiles of a scene that the map outlines.
 PAGE, _TILES = 60, 5000
 _mutex = threading.Lock()
@@ -38,14 +39,14 @@ def failed_tiles(desk: Desk) -> dict[str, int]:
     return counts
 
 
-def scene_rows(desk: Desk, search: str, only: str, page: int) -> dict[str, Any]:
-    """A page of the list of scenes that match."""
+def scene_rows(desk: Desk, waiting: np.ndarray, search: str, only: str, page: int) -> dict[str, Any]:
+    """A page of the list of scenes that match. waiting: (scenes,) labels of each that wait for a person."""
     failed = failed_tiles(desk)
     wanted = search.lower().strip()
     found = [
         (index, scene)
         for index, scene in enumerate(desk.run.scenes)
-        if wanted in scene.key.lower() and (only != "failed" or failed.get(scene.key))
+        if wanted in scene.key.lower() and (only != "failed" or failed.get(scene.key)) and (only != "review" or waiting[index])
     ]
     pages = max(-(-len(found) // PAGE), 1)
     page = min(max(page, 1), pages)
@@ -57,6 +58,7 @@ def scene_rows(desk: Desk, search: str, only: str, page: int) -> dict[str, Any]:
             "height": scene.height,
             "split": scene.split or "",
             "failed": failed.get(scene.key, 0),
+            "review": int(waiting[index]),
         }
         for index, scene in found[(page - 1) * PAGE : page * PAGE]
     ]

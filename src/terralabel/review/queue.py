@@ -5,49 +5,51 @@ from __future__ import annotations
 import time
 import uuid
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 
-from terralabel.core import rle
 from terralabel.core.classes import IGNORE
 from terralabel.core.grid import Window
-from terralabel.core.quality import EMPTY, Verdicts
-from terralabel.core.scene import Scene
+from terralabel.core.quality import EMPTY
 from terralabel.errors import InputError
 from terralabel.export.corrections import Correction, record_of
-from terralabel.export.features import read_labels
 from terralabel.export.markup import plain
 from terralabel.export.shapes import Shape
-from terralabel.export.verdicts import unit_mask
-from terralabel.recipes.quality.people import unit_key
-from terralabel.recipes.quality.store import load_verdicts
 from terralabel.review.desk import Desk
+from terralabel.review.judged import SOURCE, JudgedLabels
 from terralabel.review.state import State
 from terralabel.runs.journal import Conflict, Entry
 
-__all__ = ["DECISIONS", "SORTS", "Queue", "outline"]
+__all__ = ["DECISIONS", "PAGE", "SORTS", "Queue", "Wanted", "outline"]
 
 DECISIONS = ("accept", "reject", "class", "fix")
 #: "worst": by the quality that is expected; "gain": by the pixels that are expected to be wrong.
 SORTS = ("worst", "gain")
 PAGE = 30
-#: What is shown around a unit, and the largest part of a scene shown at once, pixels.
-_MARGIN, _LARGEST = 48, 1200
 #: Masks from clicks that are remembered until they are saved.
 _REMEMBERED = 64
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which labels are listed: in what order, on which page, with decided ones or without; of a class (-1: all), of scenes whose name has `q`."""
+
+    sort: str = "worst"
+    page: int = 1
+    decided: bool = False
+    of: int = -1
+    q: str = ""
+
+
 class Queue:
-    """The judged labels of a run. `verdicts` as the gate left them; None where nobody has judged them."""
+    """The judged labels of a run, as a person works through them."""
 
     def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        found = load_verdicts(desk.run.folder)
-        self.verdicts: Verdicts | None = None if found is None else found[0]
-        self._scenes = {scene.key: scene for scene in desk.run.scenes}
+        self.desk, self.labels = desk, JudgedLabels(desk)
         self._fixes: OrderedDict[str, Shape] = OrderedDict()
 
     # ---------------------------------------------------------------------------------------------------------- order
@@ -55,111 +57,114 @@ class Queue:
     @cached_property
     def _orders(self) -> dict[str, np.ndarray]:
         """(n,) rows sent to review, by how they are sorted."""
-        if self.verdicts is None:
-            return {name: np.zeros(0, dtype=np.int64) for name in SORTS}
-        worst = self.verdicts.worst_first
-        sent = np.array([self.verdicts.decision[i] == "review" for i in worst.tolist()], dtype=bool)
+        verdicts = self.labels.verdicts
+        assert verdicts is not None
+        worst = verdicts.worst_first
+        sent = np.array([verdicts.decision[i] == "review" for i in worst.tolist()], dtype=bool)
         worst = worst[sent]
-        wrong = (1 - np.nan_to_num(self.verdicts.quality[worst])) * self.verdicts.units.area[worst]
-        return {"worst": worst, "gain": worst[np.argsort(-wrong, kind="stable")]}
+        gain = self.gain[worst]
+        return {"worst": worst, "gain": worst[np.argsort(-gain, kind="stable")]}
 
-    def listed(self, state: State, sort: str = "worst", page: int = 1, decided: bool = False) -> dict[str, Any]:
-        """A page of those that are open (or, with `decided`, of all), and how far the work is."""
-        order = self._orders[sort if sort in SORTS else "worst"].tolist()
-        skip, rows = (max(page, 1) - 1) * PAGE, []
-        for row in order:
-            if decided or self.key(row) not in state.people:
+    @cached_property
+    def gain(self) -> np.ndarray:
+        """(n,) float64: what a decision on each label is worth, the pixels of it that are expected to be wrong.
+
+        With an expected IoU of q, of the pixels that the label and the truth have together 1 - q are in one of them only; a label
+        without a score counts as wrong.
+        """
+        verdicts = self.labels.verdicts
+        assert verdicts is not None
+        wrong = 1 - np.nan_to_num(verdicts.quality.astype(np.float64))
+        return np.asarray(wrong * verdicts.units.area)
+
+    def listed(self, state: State, wanted: Wanted | None = None) -> dict[str, Any]:
+        """A page of those that are wanted, and how far the work is."""
+        wanted = wanted or Wanted()
+        self.labels.follow()
+        sort = wanted.sort if wanted.sort in SORTS else "worst"
+        page = max(wanted.page, 1)
+        told = {"sort": sort, "page": page, "of": wanted.of, "q": wanted.q, "everything": wanted.decided}
+        if self.labels.verdicts is None:
+            return {"units": [], "more": False, **told, **self.progress(state)}
+        rows: list[dict[str, Any]] = []
+        skip = (page - 1) * PAGE
+        for row in self._chosen(state, sort, wanted).tolist():
+            if wanted.decided or self.labels.key(row) not in state.people:
                 if skip:
                     skip -= 1
-                    continue
-                rows.append(self.row(row, state))
-                if len(rows) == PAGE:
-                    break
-        return {"units": rows, "sort": sort, "page": max(page, 1), **self.progress(state)}
+                elif len(rows) == PAGE:
+                    return {"units": rows, "more": True, **told, **self.progress(state)}
+                else:
+                    rows.append(self.row(row, state))
+        return {"units": rows, "more": False, **told, **self.progress(state)}
+
+    def _chosen(self, state: State, sort: str, wanted: Wanted) -> np.ndarray:
+        """Rows in order, decided or not, of the class and the scenes that are wanted; labels whose class was dropped are none."""
+        order, labels = self._orders[sort], self.labels
+        assert labels.verdicts is not None
+        table = labels.class_table(state)
+        judged = labels.verdicts.units.class_id[order]
+        known, place = np.unique(judged, return_inverse=True)
+        now = np.array([table.get(k, IGNORE) for k in known.tolist()], dtype=np.int64)[place]
+        kept = (now == wanted.of) if wanted.of >= 0 else (now != IGNORE) | (judged == EMPTY)
+        text = wanted.q.lower().strip()
+        if text:
+            found = [index for index, key in enumerate(labels.scenes) if text in key.lower()]
+            kept &= np.isin(labels.scene_index[order], found)
+        return np.asarray(order[kept])
 
     def progress(self, state: State) -> dict[str, Any]:
         """How many are decided, and the share of the labelled area that is sure: accepted by the gate or by a person."""
-        if self.verdicts is None:
+        if self.labels.verdicts is None:
             return {"judged": False, "total": 0, "decided": 0, "sure": None}
         total, sure = self._areas
         sure += sum(p.get("area", 0) for p in state.people.values() if p.get("was") != "accept")
         done = sum(1 for p in state.people.values() if p.get("was") == "review")
         return {"judged": True, "total": len(self._orders["worst"]), "decided": done, "sure": min(sure / max(total, 1), 1.0)}
 
+    def open_in(self, state: State) -> np.ndarray:
+        """(scenes,) int64: how many labels of each scene wait for a person."""
+        count = len(self.desk.run.scenes)
+        if self.labels.verdicts is None:
+            return np.zeros(count, dtype=np.int64)
+        there = self.labels.scene_index[self._orders["worst"]]
+        left = np.bincount(there[there >= 0], minlength=count)
+        for key, said in state.people.items():
+            index = self.desk.index_of.get(key.rsplit("|", 3)[0])
+            if index is not None and said.get("was") == "review":
+                left[index] -= 1
+        return np.maximum(left, 0)
+
     @cached_property
     def _areas(self) -> tuple[int, int]:
         """(pixels of all judged labels, of those that the gate accepted)."""
-        assert self.verdicts is not None
-        area = self.verdicts.units.area
-        accepted = np.array([d == "accept" for d in self.verdicts.decision], dtype=bool)
-        return int(area.sum()), int(area[accepted].sum())
-
-    def key(self, row: int) -> str:
-        """`unit_key` of a row."""
-        assert self.verdicts is not None
-        return unit_key(self.verdicts, row)
+        verdicts = self.labels.verdicts
+        assert verdicts is not None
+        accepted = np.array([d == "accept" for d in verdicts.decision], dtype=bool)
+        return int(verdicts.units.area.sum()), int(verdicts.units.area[accepted].sum())
 
     # ----------------------------------------------------------------------------------------------------- one label
 
     def row(self, row: int, state: State) -> dict[str, Any]:
         """A judged label for people; `InputError` for one that does not exist."""
-        verdicts = self._checked(row)
-        class_id = self._class_of(row, state)
+        verdicts = self.labels.checked(row)
+        class_id = self.labels.class_of(row, state)
         quality = float(verdicts.quality[row])
-        window = self.window(row)
+        window = self.labels.window(row)
         return {
             "row": row,
-            "scene": list(self._scenes).index(verdicts.scene[row]),
+            "scene": self.desk.index_of[verdicts.scene[row]],
             "name": plain(verdicts.scene[row], 120),
             "class_id": None if class_id == IGNORE else class_id,
             "class": next((plain(e.name, 120) for e in state.classes if e.id == class_id), "nothing labelled"),
             "quality": None if np.isnan(quality) else round(quality, 4),
             "area": int(verdicts.units.area[row]),
+            "gain": round(float(self.gain[row])),
             "reasons": plain(verdicts.reasons[row], 600),
             "window": [window.x, window.y, window.width, window.height],
             "box": verdicts.units.box[row].tolist(),
-            "decided": state.people.get(self.key(row), {}).get("decision", ""),
+            "decided": state.people.get(self.labels.key(row), {}).get("decision", ""),
         }
-
-    def _checked(self, row: int) -> Verdicts:
-        if self.verdicts is None or not 0 <= row < len(self.verdicts):
-            raise InputError(f"There is no judged label {row}.", "unknown-label")
-        if self.verdicts.scene[row] not in self._scenes:
-            raise InputError(f"Judged label {row} lies in a scene that the run no longer has.", "unknown-scene")
-        return self.verdicts
-
-    def scene(self, row: int) -> Scene:
-        """The scene in which a label lies."""
-        return self._scenes[self._checked(row).scene[row]]
-
-    def _class_of(self, row: int, state: State) -> int:
-        """The class that a label has now; 255 for none."""
-        assert self.verdicts is not None
-        painted = int(self.verdicts.units.class_id[row])
-        return IGNORE if painted == EMPTY else self.desk.shown(state)[0].get(painted, IGNORE)
-
-    def window(self, row: int) -> Window:
-        """What is shown of the scene: the label with a margin, at most 1,200 pixels of each side."""
-        scene = self.scene(row)
-        assert self.verdicts is not None
-        x, y, w, h = self.verdicts.units.box[row].tolist()
-        width, height = (
-            min(max(side + 2 * _MARGIN, 256), _LARGEST, whole) for side, whole in ((w, scene.width), (h, scene.height))
-        )
-        left = min(max(x + w // 2 - width // 2, 0), scene.width - width)
-        top = min(max(y + h // 2 - height // 2, 0), scene.height - height)
-        return Window(left, top, width, height)
-
-    def shape(self, row: int) -> Shape | None:
-        """The label as the raster shows it: all of the class in its picture, or the one part with the unit's box."""
-        scene, verdicts = self.scene(row), self._checked(row)
-        class_id = int(verdicts.units.class_id[row])
-        box = Window(*verdicts.units.box[row].tolist()).intersect(Window(0, 0, scene.width, scene.height))
-        if class_id == EMPTY or not box.area:
-            return None
-        labels = read_labels(self.desk.run.label_path(scene.key), box)
-        mask = unit_mask(labels, class_id, int(verdicts.units.component[row]))
-        return Shape.of_runs(rle.encode(mask), box) if mask.any() else None
 
     # ------------------------------------------------------------------------------------------------------- decisions
 
@@ -178,22 +183,24 @@ class Queue:
         """
         desk = self.desk
         with desk.turn():
-            verdicts, state, key = self._checked(row), desk.now(), self.key(row)
+            self.labels.follow()
+            verdicts, state, key = self.labels.checked(row), desk.now(), self.labels.key(row)
             since = [entry for entry in desk.journal.entries(seen) if f"unit {key}" in entry.keys]
             if since:
                 raise Conflict(since)
-            now = self._class_of(row, state) if class_id is None else class_id
+            now = self.labels.class_of(row, state) if class_id is None else class_id
             known = {entry.id: entry.name for entry in state.classes}
             if decision in ("class", "fix") and now not in known:
                 raise InputError(f"No class {now}: choose one of the run's.", "unknown-class")
-            source = f"review {uuid.uuid4().hex[:16]}"
-            items = self._corrections(row, decision, now, mask, source)
+            source = f"{SOURCE}{uuid.uuid4().hex[:16]}"
+            items = self._corrections(row, decision, now, mask, source, state)
             record = {
                 "decision": "reject" if decision == "reject" else "accept",
                 "class_id": now,
                 "who": desk.author,
                 "area": int(verdicts.units.area[row]),
                 "was": verdicts.decision[row],
+                "source": source,
             }
             added = [record_of(item) for item in items]
             what = {"verdicts": {key: record}, "corrections": {"add": added, "remove": []}}
@@ -207,8 +214,8 @@ class Queue:
             said = f"label {row} in {verdicts.scene[row]} {words[decision]}"
             return desk.journal.append(what, back, keys=[f"unit {key}"], said=said, who=desk.author, seen=seen)
 
-    def _corrections(self, row: int, decision: str, class_id: int, mask: str, source: str) -> list[Correction]:
-        scene, before = self.scene(row).key, self.shape(row)
+    def _corrections(self, row: int, decision: str, class_id: int, mask: str, source: str, state: State) -> list[Correction]:
+        scene, before = self.labels.scene(row).key, self.labels.shape(row, state)
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
         def made(kind: str, class_id: int, shape: Shape) -> Correction:

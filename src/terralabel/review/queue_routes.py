@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import Response
@@ -14,7 +14,7 @@ from terralabel.errors import InputError
 from terralabel.export.picture import encode_jpeg
 from terralabel.review.answers import Json, Site, Whole, entry_json
 from terralabel.review.prompting import Prompter
-from terralabel.review.queue import SORTS, Queue, outline
+from terralabel.review.queue import SORTS, Queue, Wanted, outline
 
 __all__ = ["add_queue"]
 
@@ -43,34 +43,37 @@ class Decision(BaseModel):
 
 def add_queue(app: FastAPI, site: Site) -> None:
     """Add the routes; a judged label is named by its row."""
-    desk, queue, prompter = site.desk, Queue(site.desk), Prompter(site.desk.run)
+    desk, queue, prompter = site.desk, site.queue, Prompter(site.desk.run)
+    labels = queue.labels
+
+    def found(sort: str, page: int, decided: bool, of: int, q: str) -> dict[str, Any]:
+        return queue.listed(desk.now(), Wanted(sort, min(page, 10**6), decided, max(min(of, 65535), -1), q[:200]))
 
     @app.get("/queue")
-    def shown(sort: str = "worst", page: int = 1, decided: bool = False) -> Response:
-        state = desk.now()
-        classes = [{"id": entry.id, "name": entry.name, "color": entry.color} for entry in state.classes]
-        found = queue.listed(state, sort, min(page, 10**6), decided)
-        return site.page("queue.html", **found, sorts=SORTS, everything=decided, classes=classes)
+    def shown(sort: str = "worst", page: int = 1, decided: bool = False, of: int = -1, q: str = "") -> Response:
+        classes = [{"id": entry.id, "name": entry.name} for entry in desk.now().classes]
+        return site.page("queue.html", **found(sort, page, decided, of, q), sorts=SORTS, classes=classes)
 
     @app.get("/queue.json")
-    def listed(sort: str = "worst", page: int = 1, decided: bool = False) -> Response:
-        return Json({**queue.listed(desk.now(), sort, min(page, 10**6), decided), **site.status()})
+    def listed(sort: str = "worst", page: int = 1, decided: bool = False, of: int = -1, q: str = "") -> Response:
+        return Json({**found(sort, page, decided, of, q), **site.status()})
 
     @app.get("/units/{row:int}.json")
     def unit(row: int) -> Response:
         _known(queue, row)
-        return Json({**queue.row(row, desk.now()), "outline": outline(queue.shape(row), queue.window(row))})
+        state = desk.now()
+        return Json({**queue.row(row, state), "outline": outline(labels.shape(row, state), labels.window(row))})
 
     @app.get("/units/{row:int}.jpg")
     def picture(row: int) -> Response:
         _known(queue, row)
-        data = encode_jpeg(site.pictures.read_rgb(queue.scene(row).key, queue.window(row)), 90)
+        data = encode_jpeg(site.pictures.read_rgb(labels.scene(row).key, labels.window(row)), 90)
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
 
     @app.post("/api/prompt")
     def prompt(prompt: Prompt) -> Response:
-        began, window = time.perf_counter(), queue.window(prompt.row)
-        scene = queue.scene(prompt.row)
+        began, window = time.perf_counter(), labels.window(prompt.row)
+        scene = labels.scene(prompt.row)
         if not prompt.points and prompt.box is None:
             prompter.look(scene, window)
             return Json({"mask": "", "outline": "", "ms": round(1000 * (time.perf_counter() - began))})
@@ -95,5 +98,5 @@ def add_queue(app: FastAPI, site: Site) -> None:
 
 
 def _known(queue: Queue, row: int) -> None:
-    if queue.verdicts is None or row >= len(queue.verdicts):
+    if queue.labels.verdicts is None or row >= len(queue.labels.verdicts):
         raise HTTPException(404)

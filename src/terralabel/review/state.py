@@ -48,6 +48,7 @@ class Reader:
         self._mutex = threading.RLock()
         self._stamp: tuple[Any, ...] = ()
         self._state: State | None = None
+        self._drawn: tuple[tuple[int, ...], Corrections] | None = None
 
     def now(self) -> State:
         """The state of now, also of what other processes did."""
@@ -86,4 +87,8 @@ class Reader:
     def corrections(self) -> Corrections:
         """What people drew, with what only the journal has."""
         path = self.run.folder.corrections_path / "corrections.jsonl"
-        return replayed_corrections(load_corrections(path), self.journal.entries(self.journal.settled))
+        with self._mutex:
+            stamp = (self.journal.version, self.journal.settled, path.stat().st_mtime_ns if path.is_file() else 0)
+            if self._drawn is None or self._drawn[0] != stamp:
+                self._drawn = stamp, replayed_corrections(load_corrections(path), self.journal.entries(stamp[1]))
+            return self._drawn[1]

@@ -40,7 +40,7 @@ __all__ = [
 
 #: Without promise or share, labels of at least this expected IoU are accepted.
 _ACCEPT = 0.7
-#: Without a fitted judge, this share of the labels is left to a person.
+#: Where the judge does not know good labels from bad, this share of the labels is left to a person.
 _REVIEW = 0.2
 #: With fewer scenes, tiles count as pictures when a judge is tested on pictures that it did not see.
 _FEW_SCENES = 10
@@ -225,14 +225,12 @@ def set_gate(
     reject: float = 0.5,
 ) -> Gate:
     """The gate for these labels: by a promise (on the judge's held-out labels), by a share of these labels, or as it is by default."""
+    reject = reject if judge.knows else 0.0  # of an order at best nothing is rejected by its value
     if promise is not None:
         predicted, true, pictures = judge.held_out(signals)
         return gate_for_promise(predicted, true, promise, pictures=pictures, reject=reject)
-    if review is not None or not judge.fitted:
-        # scores of rules are an order: nothing is rejected by their value
-        return gate_for_share(
-            judge.predict(signals), _REVIEW if review is None else review, reject=reject if judge.fitted else 0.0
-        )
+    if review is not None or not judge.knows:
+        return gate_for_share(judge.predict(signals), _REVIEW if review is None else review, reject=reject)
     return Gate(_ACCEPT, min(reject, _ACCEPT), f"accepted from an expected IoU of {_ACCEPT:g}, rejected below {reject:g}")
 
 
@@ -275,7 +273,7 @@ def _measured(run: Run | LabelsRun, settings: QualitySettings, progress: Progres
 
 def _same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether stored signals are of these labels; those that a network left ("by") know more than could be measured here."""
-    if before.get("labels") != now["labels"] or before.get("images", now["images"]) != now["images"]:
+    if before.get("labels") != now["labels"] or before.get("images", now["images"]) != now["images"] or "clusters" in before:
         return False
     measured = before.get("measured", {})
     if "by" in measured:

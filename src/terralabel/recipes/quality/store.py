@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from terralabel.core.classes import Classes
 from terralabel.core.quality import Signals, Units, Verdicts
 from terralabel.imagery.sources import content_hash
+from terralabel.recipes.quality.following import classes_now, followed
 from terralabel.recipes.quality.people import decided_by_people, load_people
 from terralabel.runs.folder import RunFolder, digest
 from terralabel.runs.parts import Part, read_part, write_part
@@ -155,12 +157,14 @@ def _verdicts(part: Part) -> Verdicts:
 
 
 def load_judged(folder: RunFolder, label_paths: Mapping[str, Path]) -> Judged | None:
-    """The verdicts of a run, and the scenes whose label raster has changed since; None when nobody has judged it."""
+    """The verdicts of a run, under its classes of now, and the scenes whose label raster has changed since; None when nobody judged it."""
     found = load_verdicts(folder)
     if found is None:
         return None
     verdicts, notes = found
     verdicts = decided_by_people(verdicts, load_people(folder))
+    if "clusters" in notes:
+        verdicts = followed(verdicts, classes_now(notes, Classes.from_json(folder.classes_path.read_text(encoding="utf-8"))))
     known = notes.get("labels", {})
     stale = [key for key, path in label_paths.items() if key in known and known[key] != content_hash(path)]
     return Judged(verdicts, notes, tuple(sorted(stale)))
