@@ -11,12 +11,13 @@ def test_a_run_is_scored_and_status_tells(say, finished: Path, tmp_path: Path) -
     shutil.copytree(finished, run)
     found = say("quality", "score", run, "--review", "20%", "--no-pixels", "--quiet")
     assert found.code == 0 and "rules only, scores are an order" in found.out and "left to a person" in found.out
-    assert "labels judged:" in say("status", run).out
+    told = say("status", run).out
+    assert "labels judged:" in told and "judge: no label had truth to learn from: rules only, scores are an order" in told
 
 
 def test_a_judge_of_too_few_labels_says_so(say, finished: Path, painted: Path, tmp_path: Path) -> None:
     found = say("quality", "fit", finished, "--truth", painted / "truth", "--out", tmp_path / "j.json", "--no-pixels", "-q")
-    assert found.code == 0 and "too few to fit" in found.out and (tmp_path / "j.json").is_file()
+    assert found.code == 0 and "too few to know good labels from bad" in found.out and (tmp_path / "j.json").is_file()
 
 
 def test_what_is_wrong_is_one_line(say, finished: Path, tmp_path: Path) -> None:

@@ -119,11 +119,33 @@ def test_the_forest_as_arrays_is_the_forest_of_scikit_learn() -> None:
 def test_too_few_labels_give_rules_that_say_so(count: int) -> None:
     signals, true, groups = painted(count)
     judge = fit_judge(signals, true, groups)
-    assert not judge.fitted and "too few to fit" in judge.note
+    assert not judge.fitted and not judge.knows
+    assert f"{count} labels with truth" in judge.note and "too few to know good labels from bad" in judge.note
     assert judge.to_json() == Judge.from_json(judge.to_json()).to_json()
     new, wanted, _ = painted(200, seed=5)
     assert np.corrcoef(judge.predict(new), wanted)[0, 1] > 0.8
     assert len(judge.predict(new.take(np.zeros(0, int)))) == 0
+
+
+def test_a_few_labels_tell_how_good_labels_are_as_a_whole() -> None:
+    """Rules that think too well of labels come down; that is no knowledge of which are better."""
+    signals, true, groups = painted(5)
+    new, wanted, _ = painted(200, seed=5)
+    judge = fit_judge(signals, np.maximum(true - 0.4, 0), groups)
+    before, after = rules_judge().predict(new), judge.predict(new)
+    assert not judge.fitted and after.mean() < before.mean() - 0.1
+    assert (np.diff(after[np.argsort(before)]) >= 0).all(), "the order is that of the rules"
+
+
+def test_a_judge_that_cannot_tell_good_from_bad_says_so() -> None:
+    signals, true, _ = painted(20)
+    each = [f"picture {k}" for k in range(20)]
+    assert fit_judge(signals, true, each).knows and "; off by 0.05 on average" in fit_judge(signals, true, each).note
+    shuffled = fit_judge(signals, np.random.default_rng(0).permutation(true), each)
+    assert shuffled.fitted and not shuffled.knows
+    assert "does not know good labels from bad" in shuffled.note and "0.29 is asked for" in shuffled.note
+    assert not fit_judge(signals, np.full(20, 0.5), each).knows, "of labels that are all as good nothing can be learned"
+    assert Judge.from_json(shuffled.to_json()).knows is False
 
 
 def test_many_labels_of_few_pictures_are_few() -> None:
@@ -161,7 +183,7 @@ def test_empty_pictures_have_a_rate_of_their_own() -> None:
     without = fit_judge(signals, true, groups)
     assert judge.models[0].held_out[0] == without.models[0].held_out[0]
     assert without.predict(nothing) == pytest.approx([0.5, 0.45, 0.05, 0.0]), "never seen right: for a person"
-    assert rules_judge().predict(nothing) == pytest.approx([1.0, 0.9, 0.1, 0.0])
+    assert rules_judge().predict(nothing) == pytest.approx([0.5, 0.45, 0.05, 0.0]), "rules alone have seen none right, either"
 
 
 def test_arguments_that_do_not_belong_together_are_refused() -> None:

@@ -148,6 +148,23 @@ def test_labels_that_do_not_fit_are_failures_and_the_others_go_on(squares: Path,
     assert len(found.run.scenes) == 14 and len(found.verdicts) == 14
 
 
+def test_a_judge_that_does_not_know_says_so_wherever_it_is_seen(squares: Path, scored: Path, tmp_path: Path) -> None:
+    """Truth that the labels have nothing to do with: an order at best, of which nothing is rejected by its value."""
+    (tmp_path / "truth").mkdir()
+    for k, other in enumerate(np.random.default_rng(1).permutation(16).tolist()):
+        shutil.copy(squares / "labels" / f"p{other:02}.png", tmp_path / "truth" / f"p{k:02}.png")
+    fitted = tl.quality_fit(
+        squares / "labels", tmp_path / "truth", tmp_path / "j.json", images=squares / "images", background=0, pixels=False
+    )
+    assert fitted.judge.fitted and not fitted.judge.knows
+    shutil.copytree(scored, tmp_path / "run")
+    found = tl.quality_score(tmp_path / "run", judge=fitted.judge, background=0)
+    assert found.verdicts.counts["reject"] == 0 and "left to a person" in found.gate.note
+    said = "does not know good labels from bad"
+    assert said in fitted.text and said in found.text and said in found.run.summary()
+    assert said in report_run(found.run).read_text(encoding="utf-8")
+
+
 def test_what_cannot_be_is_refused_in_one_line(squares: Path, scored: Path, judge: Path, tmp_path: Path) -> None:
     labels, images = squares / "labels", squares / "images"
     with pytest.raises(SettingsError, match="needs a judge that was fitted"):

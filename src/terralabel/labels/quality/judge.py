@@ -12,7 +12,7 @@ import numpy as np
 
 from terralabel.core.quality import Signals
 from terralabel.errors import ContractError, InputError
-from terralabel.labels.quality.model import FEWEST, FEWEST_PICTURES, Model, fit_model, rules_model
+from terralabel.labels.quality.model import FEWEST, FEWEST_PICTURES, Model, fit_model, rank_agreement, rules_model
 from terralabel.labels.quality.signals import SIGNALS
 from terralabel.labels.quality.units import UNITS
 
@@ -54,8 +54,14 @@ class Judge:
 
     @property
     def fitted(self) -> bool:
-        """False for the rules alone, whose scores are an order and no promise."""
-        return self.models[0].calibration is not None
+        """False where no label had truth, or too few: scores are an order and no promise."""
+        _, true, picture = self.models[0].held_out
+        return self.models[0].calibration is not None and _enough(len(true), len(set(picture)))
+
+    @property
+    def knows(self) -> bool:
+        """Whether it surely told better labels from worse on pictures that it had not seen; if not, scores are an order at best."""
+        return self.fitted and rank_agreement(*self.models[0].held_out).surely
 
     def predict(self, signals: Signals) -> np.ndarray:
         """(n,) float32 in [0, 1]: the IoU that is expected of each unit; NaN where nothing is known of it."""
@@ -100,8 +106,6 @@ class Judge:
         known = np.isfinite(against)
         rules = np.where(known, against, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
         rules = np.where(known.any(axis=1), rules, 0.5)
-        if not self.fitted:
-            return rules
         count, right = self.empty
         return rules * (right + 1) / (count + 2)  # Laplace's rule of succession
 
@@ -161,7 +165,8 @@ def fit_judge(
     """A judge from units whose true IoU is known ((n,) float; NaN rows are left out); `groups`: the picture of each.
 
     Predictions of a network must be of pictures it did not train on (out of fold), or it will be trusted too much. Fewer than
-    6 units or 4 pictures: rules only, which `note` says. Same input, same bytes.
+    6 units or 4 pictures only tell how good labels are as a whole. `note` says so, and whether the judge knows better labels from
+    worse on pictures that it has not seen. Same input, same bytes.
     """
     true, groups = np.asarray(true_iou, dtype=np.float64), np.asarray(groups)
     if len(true) != len(signals) or len(groups) != len(signals):
@@ -171,14 +176,34 @@ def fit_judge(
     counted = (len(of_empty), int((of_empty > 0.5).sum()))
     rows = np.flatnonzero(known & ~empty)
     pictures = len(np.unique(groups[rows]))
-    if len(rows) < FEWEST or pictures < FEWEST_PICTURES:
-        have = f"{len(rows)} labels with truth in {pictures} pictures"
-        note = f"{have}: too few to fit (from {FEWEST} in {FEWEST_PICTURES} on): rules only, scores are an order"
-        return Judge(units, rules_judge(units).models, counted, note)
+    have = f"{len(rows)} labels with truth in {pictures} pictures"
+    if not len(rows):
+        return Judge(units, rules_judge(units).models, counted, f"{have}: {_TOO_FEW}")
     mine = signals.take(rows)
-    models = [fit_model(mine, names, true[rows], groups[rows], seed) for names in _families(mine)]
+    models = tuple(fit_model(mine, names, true[rows], groups[rows], seed) for names in _families(mine))
+    if not _enough(len(rows), pictures):
+        return Judge(units, models, counted, f"{have}, mean IoU {true[rows].mean():.3f}: {_TOO_FEW}")
     note = f"fitted on {len(rows)} labels of {pictures} pictures ({models[0].form}), mean IoU {true[rows].mean():.3f}"
-    return Judge(units, tuple(models), counted, note)
+    return Judge(units, models, counted, f"{note}; {_worth(models[0])}")
+
+
+_TOO_FEW = f"too few to know good labels from bad (from {FEWEST} in {FEWEST_PICTURES} on): rules, whose scores are an order, no promise"
+
+
+def _enough(labels: int, pictures: int) -> bool:
+    return labels >= FEWEST and pictures >= FEWEST_PICTURES
+
+
+def _worth(model: Model) -> str:
+    """What the scores of a fitted model are worth, by those of pictures that it had not seen."""
+    found = rank_agreement(*model.held_out)
+    scores, true, _ = (np.array(column) for column in model.held_out)
+    if found.surely:
+        return f"off by {np.abs(scores - true).mean():.2f} on average on pictures not seen"
+    return (
+        f"does not know good labels from bad: on pictures not seen the rank correlation is {found.correlation:.2f}, {found.asked:.2f} is"
+        " asked for; scores are an order at best, no promise"
+    )
 
 
 def _families(signals: Signals) -> list[tuple[str, ...]]:

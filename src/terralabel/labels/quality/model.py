@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,15 @@ from terralabel.labels.quality.calibration import Calibration, fit_calibration
 from terralabel.labels.quality.forest import Forest, fit_forest
 from terralabel.labels.quality.signals import SIGNALS
 
-__all__ = ["FEWEST", "FOREST_FROM", "WEIGHTS", "Model", "fit_model", "folds_of", "rules_model"]
+__all__ = ["FEWEST", "FOREST_FROM", "WEIGHTS", "Agreement", "Model", "fit_model", "folds_of", "rank_agreement", "rules_model"]
 
-#: Units, and pictures, with truth below which nothing is fitted: rules only.
+#: Units, and pictures, with truth below which rules are only told how good labels are as a whole.
 FEWEST, FEWEST_PICTURES = 6, 4
 #: Units from which a forest is tried.
 FOREST_FROM = 24
 _FOLDS = 5
+#: The rank correlation of held-out scores must be so many standard errors above 0: 90 % certainty, one-sided.
+_SURELY = 1.28
 #: The rules: a mean of those signals that lie in [0, 1], weighted; what is not known is left out.
 WEIGHTS: dict[str, float] = {
     "expected_iou": 3.0,
@@ -160,7 +162,7 @@ def fit_model(signals: Signals, names: tuple[str, ...], target: np.ndarray, grou
     plain = Model(names, fill, typical, None, None)
     folds = folds_of(groups, seed)
     raw = {"rules": np.nan_to_num(plain.predict(values), nan=0.5)}
-    if len(target) >= FOREST_FROM:
+    if len(target) >= FOREST_FROM and len(np.unique(groups)) >= FEWEST_PICTURES:
         raw["forest"] = _out_of_fold(plain, values, target, folds, seed)
     held_out = {form: _calibrated_out_of_fold(score, target, folds) for form, score in raw.items()}
     best = min(held_out, key=lambda form: float(np.abs(held_out[form] - target).mean()))
@@ -168,6 +170,30 @@ def fit_model(signals: Signals, names: tuple[str, ...], target: np.ndarray, grou
     _, number = np.unique(groups, return_inverse=True)
     pairs = (_short(held_out[best]), _short(target), tuple(int(k) for k in number))
     return Model(names, fill, typical, forest, fit_calibration(raw[best], target), pairs)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Spearman's rank correlation of scores with what is true, 0 where one of them is constant, and the least that says something."""
+
+    correlation: float
+    asked: float
+
+    @property
+    def surely(self) -> bool:
+        """Whether it is hardly chance."""
+        return self.correlation >= self.asked
+
+
+def rank_agreement(scores: Sequence[float], true: Sequence[float], pictures: Sequence[int]) -> Agreement:
+    """How well (n,) held-out scores order labels; pictures (n,), not labels, are the witnesses."""
+    from scipy.stats import rankdata
+
+    witnesses = len(set(pictures))
+    asked = _SURELY / (witnesses - 1) ** 0.5 if witnesses > 1 else float("inf")
+    if len(set(scores)) < 2 or len(set(true)) < 2:
+        return Agreement(0.0, asked)
+    return Agreement(float(np.corrcoef(rankdata(scores), rankdata(true))[0, 1]), asked)
 
 
 def _summaries(values: np.ndarray, target: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -58,6 +58,8 @@ class Judged:
         total = max(len(self.verdicts), 1)
         shares = ", ".join(f"{n:,} {name} ({n / total:.0%})" for name, n in counts.items())
         out = [f"{len(self.verdicts):,} labels judged: {shares}"]
+        if note := self.notes.get("judge_note"):
+            out.append(f"judge: {note}")
         if self.stale:
             out.append(f"{len(self.stale):,} scenes have other labels since (the first: {self.stale[0]}): judge them again")
         return out
@@ -86,8 +88,8 @@ def quality_page(judged: Judged, scratch: Path) -> QualityPage:
             ("reliability", reliability_picture(scratch / "reliability.png", predicted, true)),
             ("risk and coverage", risk_coverage_picture(scratch / "risk_coverage.png", predicted, true)),
         ]
-    told = [str(notes.get("judge_note", "")), str(notes.get("gate", {}).get("note", ""))]
-    lines = [line[:1].upper() + line[1:] + "." for line in (*told, *judged.lines()[1:]) if line]
+    told = [*judged.lines()[1:], str(notes.get("gate", {}).get("note", ""))]
+    lines = [line[:1].upper() + line[1:] + "." for line in told if line]
     return QualityPage(judged.verdicts, lines, pictures)
 
 
