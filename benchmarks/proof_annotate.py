@@ -11,7 +11,8 @@ labels, and B' is what it accepts. Then one network, with the same steps, crops 
 
 and is measured on the test images, from one confusion matrix summed over all pixels. Beside it stand what else the same few labels can
 be used for: a random forest on pixels, and a plain U-Net. The network that annotates and the one that learns from its labels are the
-same, so that every difference is one of labels. (B's images, without their truth, are what a user has: they may be looked at.)
+same, so that every difference is one of labels; B is labelled with mirror images, as `annotate apply` does by default, test images are
+looked at once. (B's images, without their truth, are what a user has: they may be looked at.)
 
 Enhancement: coarse versions of true labels (`terralabel.testing.coarse`) go through `enhance`; the IoU to the truth before and after.
 
@@ -90,10 +91,11 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Plan:
-    """How every network is trained, and how labels are made and judged."""
+    """How every network is trained, how B is labelled and judged, and how networks look at test images, and `enhance` at its own."""
 
     fit: AnnotateSettings
     apply: ApplySettings
+    tested: ApplySettings
     unet: str
     unet_steps: int
 
@@ -121,7 +123,7 @@ class Proof:
             return {"images": 0, "why": str(error), "measures": measures([], [], None)}
         model, run_folder = self.work / which, self.work / f"{which}-tested"
         tl.annotate_fit(labelled, model, replace(self.protocol.settings, folds=0))
-        run = tl.annotate_apply(model, [item.image for item in self.tested.images], run_folder, self.plan.apply)
+        run = tl.annotate_apply(model, [item.image for item in self.tested.images], run_folder, self.plan.tested)
         key = {Path(scene.source): scene.key for scene in run.scenes}
         found = {"images": len(labelled), "measures": self.compared(lambda item: run.label_path(key[item.image]))}
         shutil.rmtree(model)
@@ -248,7 +250,7 @@ def enhancing(plan: Plan, seed: int, data_set: DataSet) -> EnhanceSettings:
         item.name: getattr(plan.fit, item.name) for item in fields(plan.fit) if item.name not in ("seed", "background", "folds")
     }
     background = -2 if data_set.background is None else data_set.background
-    return EnhanceSettings(**same, seed=seed, background=background, tile_size=plan.apply.tile_size, flips=plan.apply.flips)
+    return EnhanceSettings(**same, seed=seed, background=background, tile_size=plan.tested.tile_size, flips=plan.tested.flips)
 
 
 def show(data_set: DataSet, plan: Plan, data: Path, out: Path) -> None:
@@ -328,7 +330,9 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--folds", type=int, default=2, help="of the annotator, for its judge, and of enhance")
-    parser.add_argument("--flips", action="store_true", help="average over mirror images: four times the work of annotating")
+    parser.add_argument(
+        "--flips", action="store_true", help="mirror images for test images and enhance, too: four times the work"
+    )
     parser.add_argument("--unet", default="smp:unet:mobilenet_v2")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
@@ -336,8 +340,8 @@ def main() -> None:
         trunk=given.trunk, weights=str(given.encoder or "auto"), width=given.width, steps=given.steps, batch_size=given.batch_size,
         crop=given.crop, lr=given.lr, folds=given.folds, device=given.device, threads=1, save_every=1000, workers=0,
     )  # fmt: skip
-    apply = ApplySettings(tile_size=256, flips=given.flips, review="20%", device=given.device, threads=1)
-    plan = Plan(fit, apply, given.unet, given.steps)
+    apply = ApplySettings(tile_size=256, review="20%", device=given.device, threads=1)
+    plan = Plan(fit, apply, replace(apply, flips=given.flips), given.unet, given.steps)
     sets = [data_set for data_set in SETS if data_set.name in given.sets]
     prove(sets, given.cells, given.data, given.out, given.seeds, plan)
     for data_set in (data_set for data_set in SHOWN if data_set.name in given.show):

@@ -84,7 +84,8 @@ def test_the_whole_proof_tiny_and_resumed(tmp_path: Path, capsys: pytest.Capture
     fit = AnnotateSettings(
         trunk="scratch", width=8, steps=2, batch_size=2, crop=64, folds=2, device="cpu", threads=1, workers=0
     )
-    plan = Plan(fit, ApplySettings(tile_size=64, flips=False, review="20%", device="cpu", threads=1), "timm:test_resnet:fcn", 2)
+    apply = ApplySettings(tile_size=64, flips=False, review="20%", device="cpu", threads=1)
+    plan = Plan(fit, apply, apply, "timm:test_resnet:fcn", 2)
     sets, names = [DataSet("painted", "painted", background=None)], ["judge", *proof.STARTS, "forest", "unet"]
     proof.prove(sets, names, tmp_path, tmp_path / "out", 1, plan)
     assert capsys.readouterr().out.count("mIoU") == 8
