@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from terralabel.errors import MissingExtraError, RunError
+from terralabel.errors import MissingExtraError, RunError, SettingsError
 from terralabel.recipes.run import Run, export_run, open_run
 from terralabel.review import serving
 from terralabel.review.app import create_app
 from terralabel.review.desk import Desk
 from terralabel.review.security import House
+from terralabel.runs.progress import Silent
 
 
 @contextmanager
@@ -95,3 +96,36 @@ def test_a_full_disk_refuses_the_change_and_keeps_the_rest(desk: Desk) -> None:
     assert told["version"] == n and {"water"} < {card["name"] for card in told["cards"]}
     file.execute("PRAGMA max_page_count=1000000")
     assert page.post("/api/undo", json={"seen": n}).status_code == 200
+
+
+def test_names_from_words_are_on_the_page_and_without_weights_it_says_what_to_do(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", reason="needs the extra terralabel[torch]")
+    from tests.nets.tiny_words import save_clip
+
+    told = Told()
+    desk = serving.open_desk(run.path, words="water, road", text_encoder=str(save_clip(tmp_path / "clip")), progress=told)
+    page = TestClient(create_app(desk, House("127.0.0.1", 8765)), base_url="http://127.0.0.1:8765")
+    cards = page.get("/classes.json").json()["cards"]
+    assert all({name for name, _ in card["suggested"]} == {"water", "road"} for card in cards)
+    assert all(card["margin"] == pytest.approx(card["suggested"][0][1] - card["suggested"][1][1]) for card in cards)
+    assert 'class="chip"' in page.get("/classes").text and "Leads the next by" in page.get("/classes").text
+    desk.close()
+    monkeypatch.setenv("TERRALABEL_OFFLINE", "1")
+    monkeypatch.setenv("TERRALABEL_CACHE", str(tmp_path / "cache"))
+    desk = serving.open_desk(run.path, words="water, road", progress=told)
+    assert desk.names == {} and "no names from words" in told.lines[-1] and "--text-encoder FOLDER" in told.lines[-1]
+    desk.close()
+    with pytest.raises(SettingsError, match="expected 2 to 1000 words"):
+        serving.open_desk(run.path, words="water")
+
+
+class Told(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)

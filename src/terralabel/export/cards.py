@@ -16,7 +16,7 @@ from terralabel.export import picture
 from terralabel.export.markup import ImageBudget, histogram, number, percent, text
 from terralabel.export.specimens import THUMBNAIL, ClassFacts, ReportView, RunFacts, Specimen, label_raster
 
-__all__ = ["CARDS", "PictureView", "cards_section", "class_name", "crop", "overlay_section", "read_labels", "view"]
+__all__ = ["CARDS", "PictureView", "cards_section", "class_name", "crop", "crop_window", "overlay_section", "read_labels", "view"]
 
 #: Classes that get a card with pictures; the rest stand in the table only.
 CARDS = 150
@@ -114,7 +114,7 @@ def overlay_section(run: ReportView, count: int, budget: ImageBudget) -> str:
     return f"<div class=pairs>{''.join(figures)}</div>" if figures else ""
 
 
-def _crop_window(specimen: Specimen, scene: Scene) -> Window:
+def crop_window(specimen: Specimen, scene: Scene) -> Window:
     """A square around the object with some of what lies about it, moved into the scene."""
     x, y, w, h = specimen.bbox
     side = max(round(1.35 * max(w, h)) + 10, 80)
@@ -126,7 +126,7 @@ def _crop_window(specimen: Specimen, scene: Scene) -> Window:
 
 def crop(run: PictureView, specimen: Specimen, scene: Scene, rgb: tuple[int, int, int]) -> np.ndarray:
     """The crop of one object with its outline, (h, w, 3) uint8, no side over `THUMBNAIL`."""
-    window = _crop_window(specimen, scene)
+    window = crop_window(specimen, scene)
     image = view(run, scene, window, THUMBNAIL)
     height, width = image.shape[:2]
     sx, sy = width / window.width, height / window.height

@@ -21,13 +21,18 @@ __all__ = ["SORTS", "as_json", "class_cards", "merge_suggestions", "page_of"]
 SORTS = ("size", "certainty", "separability", "name", "id")
 #: Cards on a page, crops of each kind on a card, clusters listed on one.
 PAGE, CROPS, CLUSTERS = 48, 8, 40
+#: Names that are suggested for a class.
+_NAMES = 3
 #: Pairs of clusters, the nearest, that are looked at for suggestions.
 _PAIRS = 400
 
 
 @dataclass(frozen=True)
 class Card:
-    """A class as the page shows it; `dropped` for a cluster that is in no class, whose `id` is its cluster's."""
+    """A class as the page shows it; `dropped` for a cluster that is in no class, whose `id` is its cluster's.
+
+    `suggested` are names with their shares, likeliest first; `margin` is how far the first leads the next.
+    """
 
     id: int
     name: str
@@ -44,6 +49,7 @@ class Card:
     typical: list[tuple[int, int, str]]
     uncertain: list[tuple[int, int, str]]
     suggested: list[tuple[str, float]]
+    margin: float | None
 
 
 def class_cards(desk: Desk, state: State, search: str = "", sort: str = "size") -> list[Card]:
@@ -82,6 +88,7 @@ def _card(desk: Desk, entry: ClassEntry, survey: Survey | None, near: tuple[floa
     members.sort(key=lambda card: (-card.area, card.cluster))
     area, objects = sum(c.area for c in members), sum(c.objects for c in members)
     total = max(survey.area, 1) if survey else 1
+    suggested = _suggested(desk, members)
     sizes = sum((c.sizes for c in members), np.zeros(SIZE_BINS, np.int64))
     return Card(
         id=entry.clusters[0] if dropped else entry.id,
@@ -98,7 +105,8 @@ def _card(desk: Desk, entry: ClassEntry, survey: Survey | None, near: tuple[floa
         sizes=sizes.tolist(),
         typical=_crops(desk, members, "typical"),
         uncertain=_crops(desk, members, "uncertain"),
-        suggested=_suggested(desk, members),
+        suggested=suggested[:_NAMES],
+        margin=suggested[0][1] - (suggested[1][1] if len(suggested) > 1 else 0.0) if suggested else None,
     )
 
 
@@ -121,13 +129,13 @@ def _on_map(desk: Desk, item: Specimen) -> str:
 
 
 def _suggested(desk: Desk, members: list[ClusterCard]) -> list[tuple[str, float]]:
-    """Names from labelled images, by the objects' area, most likely first."""
+    """Names from labelled images, or by likeness to words, weighted with the objects' area; most likely first."""
     share: dict[str, float] = {}
     area = sum(card.area for card in members if card.cluster in desk.names)
     for card in members:
         for name, part in desk.names.get(card.cluster, []):
             share[name] = share.get(name, 0.0) + part * card.area / max(area, 1)
-    return sorted(share.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
+    return sorted(share.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 # --------------------------------------------------------------------------------------------------------- likeness

@@ -7,15 +7,16 @@ import getpass
 import socket
 import warnings
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from terralabel.errors import MissingExtraError, RunError, SettingsError
+from terralabel.errors import MissingExtraError, RunError, SettingsError, TerraLabelError
 from terralabel.recipes.curate import name_shares
 from terralabel.recipes.detected_run import open_any
 from terralabel.recipes.run import Run, require_finished
-from terralabel.recipes.survey import survey_clusters
+from terralabel.recipes.survey import Survey, survey_clusters
+from terralabel.recipes.worded import parsed_words, word_shares
 from terralabel.review.desk import Desk
 from terralabel.review.security import House, is_loopback
 from terralabel.runs.progress import Progress, Silent
@@ -31,22 +32,51 @@ def require_server() -> None:
 
 
 def open_desk(
-    path: Path, *, author: str = "", truth: Path | None = None, names: str = "", progress: Progress | None = None
+    path: Path,
+    *,
+    author: str = "",
+    truth: Path | None = None,
+    names: str = "",
+    words: str = "",
+    text_encoder: str = "",
+    progress: Progress | None = None,
 ) -> Desk:
     """A run at a desk, its clusters surveyed. Raises `RunError` for a run that is not finished.
 
-    `truth`: a folder of labelled images from which names are suggested, `names` theirs, as of `align_run`.
+    `truth`: a folder of labelled images from which names are suggested, `names` theirs, as of `align_run`. `words` or `text_encoder`
+    (a folder or hub name of CLIP or SigLIP) ask for names by the likeness of typical objects to words; those of labelled images go first.
+    Where the encoder's weights are not to be had, the page opens without these names, and says what to do.
     """
     progress = progress or Silent()
     run = open_any(path)
     require_finished(run, "review")
-    if truth is not None and not isinstance(run, Run):
-        raise SettingsError(f"--truth: {path} has labels without clusters, there is nothing to name by truth.")
-    shares = name_shares(run, truth, names, progress) if truth is not None and isinstance(run, Run) else {}
+    asked = bool(words or text_encoder)
+    chosen = parsed_words(words)
+    if not isinstance(run, Run):
+        if truth is not None or asked:
+            flag = "--truth" if truth is not None else "--words"
+            raise SettingsError(f"{flag}: {path} has labels without clusters, there is nothing to name.")
+        return Desk(run, author or _me())
+    shares = name_shares(run, truth, names, progress) if truth is not None else {}
+    survey = survey_clusters(run, progress)
+    if asked:
+        shares = {**_worded(run, survey, chosen, text_encoder, progress), **shares}
     desk = Desk(run, author or _me(), shares)
-    if isinstance(run, Run):
-        desk.survey = survey_clusters(run, progress)
+    desk.survey = survey
     return desk
+
+
+def _worded(
+    run: Run, survey: Survey, words: Sequence[str], text_encoder: str, progress: Progress
+) -> dict[int, list[tuple[str, float]]]:
+    """Names by likeness to words; none, and a line that says why, without the encoder."""
+    from terralabel.nets.wording import load_words
+
+    try:
+        return word_shares(run, survey, load_words(text_encoder), words, progress)
+    except TerraLabelError as error:
+        progress.say(f"no names from words: {error}")
+        return {}
 
 
 def _me() -> str:
