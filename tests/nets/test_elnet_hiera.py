@@ -35,6 +35,32 @@ def test_maps_are_those_of_the_inference_trunk(weights: Path) -> None:
         torch.testing.assert_close(one, two.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-4)
 
 
+def test_maps_are_those_of_transformers(weights: Path) -> None:
+    """The same official file through the modules of transformers alone, from patches to stages."""
+    trunk = make_trunk(str(weights)).eval()
+    theirs = load(weights).model.vision_encoder.backbone.eval()
+    x = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = theirs(x).intermediate_hidden_states
+        for one, two in zip(trunk(x), expected, strict=True):
+            torch.testing.assert_close(one, two.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_every_block_is_given_what_its_adapter_made(weights: Path) -> None:
+    """block(x + adapter(x)), seen at the first operation of each block."""
+    network = build_elnet(str(weights), 2, width=8, learns="adapters", seed=0).eval()
+    blocks, made, given = network.backbone.net.blocks, [], []  # type: ignore[union-attr]
+    for adapter, block in zip(network.adapters, blocks, strict=True):  # type: ignore[arg-type]
+        torch.nn.init.normal_(adapter.up.weight, std=0.1)  # type: ignore[union-attr, arg-type]
+        adapter.register_forward_hook(lambda module, inputs, output: made.append((inputs[0], output)))
+        block.layer_norm1.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    with torch.inference_mode():
+        network(torch.randn(1, 3, 64, 64))
+    assert len(made) == len(given) == len(blocks)  # type: ignore[arg-type]
+    for (before, after), seen in zip(made, given, strict=True):
+        assert torch.equal(after, seen) and not torch.allclose(before, after)
+
+
 @pytest.mark.parametrize("size", [(64, 96), (70, 50)])
 def test_any_size(weights: Path, size: tuple[int, int]) -> None:
     network = build_elnet(str(weights), 2, width=8, learns="adapters", seed=0).eval()

@@ -299,3 +299,12 @@ def test_annotate_fit_learns_from_shapes_and_labels_the_rest(images: Path, tmp_p
     assert (fitted.images, [entry.name for entry in fitted.classes]) == (2, ["ground", "roof"])
     run = tl.annotate_apply(tmp_path / "model", images / "far.tif", tmp_path / "run", flips=False, threads=1)
     assert run.finished and run.label_path("far").is_file()
+
+
+def test_a_drawing_of_one_class_is_told_of_the_rest(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    import terralabel as tl
+
+    path = save_shapes(tmp_path / "d.gpkg", [("roof", ground(12, 16, 44, 40))])
+    with pytest.raises(InputError, match="all 768 labelled pixels are of class .*--rest background makes it a class"):
+        tl.annotate_fit(images, tmp_path / "model", labels=path, trunk="scratch", folds=0)

@@ -51,7 +51,7 @@ _FORMAT = 1
 #: What a model's folder may hold of its own; `step-*` and temporary files besides.
 _OWN = (
     "annotation.json", "log.csv", "curves.png", "last.json", "best.json", "tensorboard", ".lock", "folds", "judge.json",
-    "judge_reliability.png", "judge_risk_coverage.png", "held_out.json", "cut.json", "drawn",
+    "judge_reliability.png", "judge_risk_coverage.png", "held_out.json", "cut.json", "drawn", "sure",
 )  # fmt: skip
 #: Epochs that are learned where the settings do not say, and how many steps at least.
 _EPOCHS, _LEAST = 20, 300
@@ -293,12 +293,16 @@ def prepare(
 
 
 def _surveyed(labelled: LabelledSet, radiometry: Radiometry, progress: Progress) -> Survey:
-    """What the labels hold; masks of 0 and 255, of which 255 reads as "no label", are told what they want."""
+    """What the labels hold; masks of 0 and 255, of which 255 reads as "no label", and drawings of one class are told what they want."""
     from terralabel.train.segmentation.survey import survey
 
     try:
         return survey(labelled, radiometry, progress)
     except InputError as error:
+        if error.status == "one-class" and labelled.format == "drawn":
+            raise InputError(
+                f"{error} Where nobody drew is no label: --rest background makes it a class.", error.status
+            ) from error
         if error.status == "one-class" and labelled.to_ids is None:
             raise InputError(f"{error} Masks of 0 and 255 are read with --threshold 128.", error.status) from error
         raise
@@ -374,7 +378,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], settings: Annot
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier fit left, and nothing else; labels that were drawn anew already stay."""
-    for path in [*folder.glob("step-*"), *(folder / name for name in _OWN if name not in (".lock", "drawn"))]:
+    for path in [*folder.glob("step-*"), *(folder / name for name in _OWN if name not in (".lock", "drawn", "sure"))]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
