@@ -306,5 +306,5 @@ def test_a_drawing_of_one_class_is_told_of_the_rest(images: Path, tmp_path: Path
     import terralabel as tl
 
     path = save_shapes(tmp_path / "d.gpkg", [("roof", ground(12, 16, 44, 40))])
-    with pytest.raises(InputError, match="all 768 labelled pixels are of class .*--rest background makes it a class"):
+    with pytest.raises(InputError, match=r"all 768 labelled pixels are of class .*--rest background makes it a class"):
         tl.annotate_fit(images, tmp_path / "model", labels=path, trunk="scratch", folds=0)
