@@ -32,7 +32,7 @@ def _options(
         Path | None,
         typer.Option(
             "--labels",
-            help="Folder (or COCO file) of labels that lies elsewhere than beside the images; or shapes drawn in a GIS.",
+            help="Folder (or COCO file) of labels that lies elsewhere than beside the images; shapes drawn in a GIS; or a judged run, of which what was accepted or corrected counts.",
         ),
     ] = None,
     ignore: Annotated[

@@ -12,6 +12,7 @@ from terralabel.imagery.datasets import open_labelled
 from terralabel.imagery.radiometry import Radiometry
 from terralabel.recipes.drawn.labels import drawn_labels, is_drawing
 from terralabel.recipes.drawn.settings import DrawnSettings
+from terralabel.recipes.reviewed_labels import sure_labels
 from terralabel.recipes.training import Start, Trained, fitted_radiometry, needs_torch, train
 from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress, Silent
@@ -71,7 +72,8 @@ def opened(
     """The set in a folder; says what was left out of it.
 
     `reading`: keywords of `open_labelled`. Where its "labels" are shapes drawn in a GIS, they become rasters in `out`/drawn, and "drawn" are
-    the settings of that (`DrawnSettings`); `sensor` and `bands` are how points and boxes are looked at.
+    the settings of that (`DrawnSettings`); `sensor` and `bands` are how points and boxes are looked at. Where they are a run whose labels were
+    judged, what a gate or a person accepted or corrected becomes rasters in `out`/sure, 255 elsewhere.
     """
     given = dict(reading or {})
     given |= {name: Path(given[name]).absolute() for name in ("labels", "classes") if given.get(name) is not None}
@@ -83,6 +85,8 @@ def opened(
         raise SettingsError(
             f"{', '.join(drawn)}: only for labels that are shapes drawn in a GIS: --labels FILE.gpkg (or .geojson, .parquet, .shp)."
         )
+    if out is not None and given.get("labels") is not None and RunFolder(given["labels"]).exists:
+        given["labels"] = sure_labels(given["labels"], out / "sure", progress)
     found = open_labelled(Path(source).absolute(), **given)
     for problem in found.problems:
         progress.say(f"left out: {problem}")

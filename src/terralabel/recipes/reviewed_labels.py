@@ -1,4 +1,4 @@
-"""A person's corrections on label rasters that came from elsewhere: painted over a copy of what was there."""
+"""A person's corrections on label rasters that came from elsewhere, painted over a copy of what was there; and what is sure of a run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from terralabel.core.classes import Classes
 from terralabel.core.files import atomic_path, write_text
 from terralabel.core.grid import Window, plan_tiles
 from terralabel.core.scene import Scene
+from terralabel.errors import RunError
 from terralabel.export.corrections import Corrections, apply_to_raster, load_corrections
 from terralabel.export.features import read_labels
 from terralabel.export.rasters import write_label_raster
@@ -21,7 +22,7 @@ from terralabel.recipes.folder_run import FolderRun
 from terralabel.runs.folder import digest
 from terralabel.runs.progress import Progress
 
-__all__ = ["repaint_labels"]
+__all__ = ["repaint_labels", "sure_labels"]
 
 _SIDE = 2048
 
@@ -62,3 +63,22 @@ def _corrected(path: Path, scene: Scene, mine: Corrections, classes: Classes) ->
     for plan in plan_tiles(scene.key, scene.width, scene.height, _SIDE, 0):
         block = read_labels(path, plan.core).astype(classes.dtype)
         yield plan.core, apply_to_raster(block, plan.core, mine)
+
+
+def sure_labels(run: str | Path, out: Path, progress: Progress) -> Path:
+    """The labels of a run to learn from, as rasters in `out`: what a gate or a person accepted or corrected, 255 elsewhere.
+
+    Raises `RunError` for a run whose labels nobody has judged.
+    """
+    from terralabel.recipes.detected_run import open_any
+    from terralabel.recipes.run import export_run
+
+    opened = open_any(run)
+    if opened.verdicts is None:
+        raise RunError(
+            f"{opened.path}: nobody has judged these labels, so nothing is sure: run `terralabel quality score` first, or give"
+            f" {opened.folder.labels_path} to learn from all of them."
+        )
+    progress.say(f"labels: what is sure of {opened.path}, accepted by the gate or by a person, or corrected")
+    export_run(opened, ["sure"], out, progress)
+    return out

@@ -49,7 +49,7 @@ DEFAULT_NETWORK = "upernet-r18"
 LOADS = ("overall", "backbone", "head")
 _FORMAT = 1
 #: What a training folder may hold of its own.
-_OWN = ("training.json", "log.csv", "curves.png", "last.json", "best.json", "tensorboard", ".lock", "drawn")
+_OWN = ("training.json", "log.csv", "curves.png", "last.json", "best.json", "tensorboard", ".lock", "drawn", "sure")
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier training left, and nothing else."""
-    for path in [*folder.glob("step-*"), *(folder / name for name in _OWN if name not in (".lock", "drawn"))]:
+    for path in [*folder.glob("step-*"), *(folder / name for name in _OWN if name not in (".lock", "drawn", "sure"))]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
