@@ -82,9 +82,10 @@ class Entry:
         return self.means["miou"].count
 
     def published_mean(self, without: bool) -> float:
-        """The published mean over the classes that ours is over."""
+        """The published mean over the classes that ours is over; NaN where not all of them were published."""
         left_out = self.left_out.split(", ") if without else []
-        return self.published.mean_of([name for name in self.published.iou if name not in left_out])
+        names = dict.fromkeys((*self.published.iou, *self.iou))
+        return self.published.mean_of([name for name in names if name not in left_out])
 
 
 def read_published(path: Path) -> dict[tuple[str, str, str], Published]:
