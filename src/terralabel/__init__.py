@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from terralabel.recipes.quality.settings import QualitySettings
     from terralabel.recipes.refer.evaluation import evaluate_referring
     from terralabel.recipes.refer.fit import refer_fit
+    from terralabel.recipes.refer.fit_decoder import refer_fit_decoder
     from terralabel.recipes.refer.recipe import refer
     from terralabel.recipes.refer.settings import ReferSettings
     from terralabel.recipes.run import Run, export_run, open_run, report_run
@@ -72,6 +73,7 @@ _PUBLIC = {
     "quality_score": "terralabel.recipes.quality.recipe",
     "refer": "terralabel.recipes.refer.recipe",
     "refer_fit": "terralabel.recipes.refer.fit",
+    "refer_fit_decoder": "terralabel.recipes.refer.fit_decoder",
     "report_run": "terralabel.recipes.run",
     "run_experiment": "terralabel.recipes.experiment.grid",
 }
@@ -109,6 +111,7 @@ __all__ = [
     "quality_score",
     "refer",
     "refer_fit",
+    "refer_fit_decoder",
     "report_run",
     "run_experiment",
 ]

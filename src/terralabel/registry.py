@@ -25,7 +25,7 @@ __all__ = ["create", "names"]
 _BUILT_IN: dict[str, dict[str, str]] = {
     "masks": {
         "everything": "terralabel.masks.everything:everything_on",
-        "nano": "terralabel.masks.nano:Nano",
+        "nano": "terralabel.masks.nano:make_nano",
         "sam": "terralabel.masks.sam:make_sam",
         "tree": "terralabel.masks.tree:TreeMasks",
     },

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from terralabel.cli.classes import evaluate
 from terralabel.cli.options import gather, with_settings
 from terralabel.recipes.refer.settings import ReferSettings
+from terralabel.train.referring.settings import DecoderSettings, FitSettings
 
 __all__ = ["evaluate_referring", "refer"]
 
@@ -26,7 +27,7 @@ class _Either(TyperGroup):
 
 refer = typer.Typer(
     cls=_Either,
-    help="Segment what a text says: `refer SOURCE... --text TEXT --out RUN`, short for `refer run`; and teach a locator: `refer fit`.",
+    help="Segment what a text says: `refer SOURCE... --text TEXT --out RUN`, short for `refer run`; and teach: a locator by `refer fit`, a mask decoder by `refer fit-decoder`.",
     no_args_is_help=True,
 )
 
@@ -76,6 +77,7 @@ def refer_run(
 
 
 @refer.command("fit")
+@with_settings(FitSettings)
 def refer_fit(
     source: Annotated[
         Path, typer.Argument(help="Set of texts with boxes (RRSIS-D, RefSegRS), or a table of triplets.", metavar="TRIPLETS")
@@ -87,11 +89,8 @@ def refer_fit(
             "--start", help="small: from nothing; or grounding-dino, owlv2, with :FOLDER if their weights lie in one."
         ),
     ] = "small",
-    steps: Annotated[int, typer.Option("--steps", help="Batches in all.", min=1)] = 600,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Triplets in a batch.", min=1)] = 8,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate; 0: what suits the start.", min=0.0)] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the start and of the batches.", min=0)] = 0,
-    device: Annotated[str, typer.Option("--device", help="Where the network runs: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    config: Annotated[Path | None, typer.Option("--config", help="YAML of settings; flags win.")] = None,
+    **flags: Any,
 ) -> int:
     """Teach a locator what texts mean, on triplets of image, text and box. Goes on where it stopped.
 
@@ -102,8 +101,41 @@ def refer_fit(
     from terralabel.cli.progress import terminal_progress
     from terralabel.recipes.refer.fit import refer_fit as recipe
 
-    values = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "device": device}
-    found = recipe(source, out, start=start, progress=terminal_progress(), **values)
+    settings = gather(FitSettings, flags, config)
+    found = recipe(source, out, start=start, progress=terminal_progress(), settings=settings)
+    print(found.text)
+    return 2 if found.problems else 0
+
+
+@refer.command("fit-decoder")
+@with_settings(DecoderSettings)
+def refer_fit_decoder(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Images with true masks: a set of texts, a COCO file, a run, images/ beside masks/.", metavar="MASKS"
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the weights: made if new, gone on with if it is there.")],
+    masks: Annotated[str, typer.Option("--masks", help="Whose decoder: a SAM by name, file or folder, or nano.")],
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Where the masks lie, if elsewhere: folder of rasters, raster, COCO file.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML of settings; flags win.")] = None,
+    **flags: Any,
+) -> int:
+    """Fit the mask decoder of a SAM or of nano to a share of true masks; the image encoder rests. Goes on where it stopped.
+
+    Prompts are the masks' boxes with moved sides, boxes with a point, and points. The file that comes out is weights like any others.
+
+    Example: `terralabel refer fit-decoder images --labels masks --masks sam_vit_b --share 0.1 --out decoder`, then
+    `terralabel refer images --text "..." --boxes boxes.json --masks decoder/model.safetensors --out run`
+    """
+    from terralabel.cli.progress import terminal_progress
+    from terralabel.recipes.refer.fit_decoder import refer_fit_decoder as recipe
+
+    settings = gather(DecoderSettings, flags, config)
+    found = recipe(source, out, masks=masks, labels=labels, progress=terminal_progress(), settings=settings)
     print(found.text)
     return 2 if found.problems else 0
 

@@ -30,7 +30,7 @@ from terralabel.masks.tree import TreeMasks
 from terralabel.nets.nano.runtime import Runtime, load_runtime
 from terralabel.nets.nano.shipped import SHIPPED
 
-__all__ = ["Nano"]
+__all__ = ["Nano", "make_nano"]
 
 #: Sides of the decoder's grids: of prompts, and of everything.
 _GRID, _COARSE_GRID = 48, 24
@@ -201,6 +201,11 @@ class Nano:
         xywh = np.concatenate([whole[:, :2], whole[:, 2:] - whole[:, :2]], 1)
         chosen = order[distinct_boxes(xywh, self.guess_nms_thresh, most)]
         return boxes[chosen], points[chosen]
+
+
+def make_nano(argument: str = "", **settings: Any) -> Nano:
+    """``nano``, or ``nano:FILE`` with the weights of another training (`refer fit-decoder`, `make train-nano`); `settings` are fields."""
+    return Nano(weights=str(Path(argument).expanduser()) if argument else None, **settings)
 
 
 @lru_cache(maxsize=2)

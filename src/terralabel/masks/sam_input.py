@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from terralabel.nets.sam.network import SamNetwork
 
-__all__ = ["network_input", "prompt_tensors"]
+__all__ = ["cell_shares", "network_input", "prompt_tensors"]
 
 #: Logit of a pixel that surely belongs to a rough mask given as a prompt; less where it covers a logit's area in part.
 ROUGH_LOGIT = 10.0
@@ -82,14 +82,21 @@ def prompt_tensors(
     return out
 
 
-def _rough_logits(frame: Frame, mask: np.ndarray) -> Tensor:
-    """(m, m) logits of a rough (H, W) bool mask: its share of each cell, from -`ROUGH_LOGIT` to `ROUGH_LOGIT`."""
+def cell_shares(frame: Frame, mask: np.ndarray) -> Tensor:
+    """(h, w) float32: the share of each cell of the logits that an (H, W) bool mask covers, the padding left out."""
     import torch
     from torch.nn.functional import interpolate
 
     cells = frame.mask_size / frame.image_size
     height, width = (max(round(length * cells), 1) for length in frame.input_size)
-    share = interpolate(torch.from_numpy(mask).float()[None, None], (height, width), mode="bilinear", antialias=True)
+    return interpolate(torch.from_numpy(mask).float()[None, None], (height, width), mode="bilinear", antialias=True)[0, 0]
+
+
+def _rough_logits(frame: Frame, mask: np.ndarray) -> Tensor:
+    """(m, m) logits of a rough (H, W) bool mask: its share of each cell, from -`ROUGH_LOGIT` to `ROUGH_LOGIT`."""
+    import torch
+
+    share = cell_shares(frame, mask)
     logits = torch.full((frame.mask_size, frame.mask_size), -ROUGH_LOGIT)
-    logits[:height, :width] = (2 * share[0, 0] - 1) * ROUGH_LOGIT
+    logits[: share.shape[0], : share.shape[1]] = (2 * share - 1) * ROUGH_LOGIT
     return logits

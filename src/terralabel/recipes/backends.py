@@ -73,7 +73,8 @@ def _generator(settings: LabelSettings, weights_files: tuple[Any, ...]) -> Any:
         return _sam(weights, settings)
     _, grid, prompted = name.partition("everything:")
     named = prompted if grid else name
-    how = {"min_size": settings.min_size} if name == "tree" else {"device": settings.device} if named == "nano" else {}
+    nano = named.partition(":")[0] == "nano"
+    how = {"min_size": settings.min_size} if name == "tree" else {"device": settings.device} if nano else {}
     backend = registry.create("masks", named, **how)
     return backend if hasattr(backend, "generate") and not grid else _everything(backend, settings)
 

@@ -15,8 +15,10 @@ from terralabel.core.triplets import Triplet  # noqa: E402
 from terralabel.errors import RunError, WeightsError  # noqa: E402
 from terralabel.nets.grounding.locators import fitted  # noqa: E402
 from terralabel.nets.grounding.models import load_grounding  # noqa: E402
-from terralabel.train.referring.fit import FitSettings, ReleasedPupil, SmallPupil, fit  # noqa: E402
+from terralabel.train.referring.fit import fit  # noqa: E402
 from terralabel.train.referring.losses import focal, generalised_iou, locator_loss, matched  # noqa: E402
+from terralabel.train.referring.pupils import ReleasedPupil, SmallPupil  # noqa: E402
+from terralabel.train.referring.settings import FitSettings  # noqa: E402
 
 _COLOURS = {"red": (200, 40, 40), "blue": (40, 60, 200), "green": (40, 170, 60), "white": (240, 240, 240)}
 
@@ -79,7 +81,7 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(tmp_path: Path) -> Non
     weights = [(tmp_path / name / "locator.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
     assert np.isfinite(whole)
-    with pytest.raises(RunError, match="other triplets"):
+    with pytest.raises(RunError, match="other data"):
         fit(SmallPupil(painted.__getitem__, 0, "cpu"), items, tmp_path / "b", settings, {"set": "y"})
 
 

@@ -31,12 +31,16 @@ class ImageFolder:
 
     def read(self, request: LabelRequest) -> LabelledSet:
         """The set; `InputError` says the layout when it is another."""
+        return folder_set(request, self.name, *self.pairs(request))
+
+    def pairs(self, request: LabelRequest) -> tuple[list[tuple[Path, Path | None, str]], list[str]]:
+        """(image, label or None, split) of the folders, and sentences on what is left over."""
         pairs, problems = [], []
         for images, labels, split in self._folders(request):
             found, told = pair_files(find_rasters(images), find_rasters(labels))
             problems += told
             pairs += [(image, label, split or _split_below(image, images)) for image, label in found]
-        return folder_set(request, self.name, pairs, problems)
+        return pairs, problems
 
     def _folders(self, request: LabelRequest) -> list[tuple[Path, Path, str]]:
         if request.labels is not None:

@@ -21,7 +21,7 @@ from terralabel.errors import InputError
 from terralabel.imagery.datasets.coco import Instance, checked_segmentation, paint_instance
 from terralabel.imagery.datasets.reading import image_size, stored_label
 
-__all__ = ["open_referring", "plain_pickle"]
+__all__ = ["holds_texts", "open_referring", "plain_pickle"]
 
 _LAYOUT = (
     "expected rrsisd/refs(unc).p, rrsisd/instances.json and images/rrsisd/JPEGImages (RRSIS-D and RRSIS-M as released);"
@@ -62,13 +62,20 @@ def open_referring(folder: str | Path) -> TripletSet:
     root = Path(folder).absolute()
     if root.is_file() and root.suffix.lower() in (".csv", ".jsonl"):
         return _table(root)
-    refs = sorted(root.glob("refs(*).p")) or sorted(root.glob("*/refs(*).p"))
-    if refs:
+    if refs := _refs(root):
         return _refer_layout(root, refs[0])
-    phrases = sorted(root.glob("output_phrase_*.txt"))
-    if phrases:
+    if phrases := sorted(root.glob("output_phrase_*.txt")):
         return _refsegrs(root, phrases)
     raise InputError(f"{root} holds no set of texts: {_LAYOUT}.", "missing-data")
+
+
+def holds_texts(folder: Path) -> bool:
+    """Whether a folder is laid out as a set of texts with masks."""
+    return folder.is_dir() and bool(_refs(folder) or any(folder.glob("output_phrase_*.txt")))
+
+
+def _refs(root: Path) -> list[Path]:
+    return sorted(root.glob("refs(*).p")) or sorted(root.glob("*/refs(*).p"))
 
 
 # ------------------------------------------------------------------------------------------------------- RRSIS-D and alike

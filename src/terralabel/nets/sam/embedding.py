@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,3 +41,17 @@ class Embedding:
             tuple(level.to(device) for level in self.high_res),
             tuple(features.to(device) for features in self.extra),
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies on the CPU by name, to be kept in a file."""
+        parts = {"image": (self.image,), "high_res": self.high_res, "extra": self.extra}
+        return {f"{name}.{i}": x.cpu().contiguous().clone() for name, xs in parts.items() for i, x in enumerate(xs)}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Embedding:
+        """The embedding that `tensors` were made of."""
+        high_res, extra = (
+            tuple(tensors[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in tensors)))
+            for name in ("high_res", "extra")
+        )
+        return cls(tensors["image.0"], high_res, extra)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from terralabel.core.files import atomic_path
+from terralabel.core.files import atomic_path, write_text
 from terralabel.errors import WeightsError
 from terralabel.nets.backbones import package, quiet
 from terralabel.nets.checkpoints import WeightsReport, check, compare_keys, file_sha256, read_state
@@ -28,7 +28,7 @@ from terralabel.nets.sam.keys import COPIED, dropped
 from terralabel.nets.sam.official import to_official, to_transformers
 from terralabel.nets.weights import CATALOGUE, find, how_to_get
 
-__all__ = ["Loaded", "build", "check_fit", "load", "write_official"]
+__all__ = ["Loaded", "build", "check_fit", "load", "write_official", "write_tuned"]
 
 _SUFFIXES = {".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors"}
 _BUILDING = threading.Lock()
@@ -49,6 +49,12 @@ def load(source: str | Path) -> Loaded:
     A name of the list must lie in the cache already. Raises `WeightsError` in one line with the way out when the weights
     are missing, damaged, of another architecture or incomplete.
     """
+    path = _place(source)
+    return _load_folder(path) if path.is_dir() else _load_file(path)
+
+
+def _place(source: str | Path) -> Path:
+    """The file or folder that `source` names."""
     path, name = Path(source).expanduser(), str(source)
     try:
         folder, file = path.is_dir(), path.is_file()
@@ -56,18 +62,42 @@ def load(source: str | Path) -> Loaded:
         raise WeightsError(
             f"{printable(name)[:200]}: {printable(error)[:100]}; expected a file, a folder or a name."
         ) from error
-    if folder:
-        return _load_folder(path)
-    if file:
-        return _load_file(path)
+    if folder or file:
+        return path
     if any(name in (model.name, model.file) for model in CATALOGUE):
         cached = find(name)
         if cached is None:
             raise WeightsError(how_to_get(name))
-        return _load_file(cached)
+        return cached
     if isinstance(source, Path) or path.suffix in _SUFFIXES or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise WeightsError(f"{printable(name)}: no such file or folder, and no name of `terralabel models list`.")
-    return _load_folder(hub_folder(name, ("config.json", "model.safetensors"), "a file or folder"))
+    return hub_folder(name, ("config.json", "model.safetensors"), "a file or folder")
+
+
+def write_tuned(source: str | Path, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write the weights of `source` with `tensors` (by transformers' names) in place of its own, as safetensors at `path`.
+
+    Names are those of the source, the authors' or transformers'; every other tensor is as it was to the last bit, also those
+    that `load` has no use for. Of a folder its config.json is written beside, so that transformers reads the folder of `path`.
+    """
+    from safetensors.torch import save_file
+
+    place = _place(source)
+    files = weight_files(place) if place.is_dir() else [place]
+    state: dict[str, Any] = {key: value for file in files for key, value in read_state(file).items()}
+    full, official = own_keys(state), checkpoint.layout == "official"
+    changed = to_official(tensors, checkpoint) if official else dict(tensors)
+    whole = {own: state[key] for own, key in full.items()} if official else dict(state)
+    whole |= {own if official else full[own]: value.detach().cpu() for own, value in changed.items()}
+    with atomic_path(path) as temporary:
+        save_file(
+            {key: value.clone(memory_format=torch.contiguous_format) for key, value in whole.items()},
+            temporary,
+            {"format": "pt"},
+        )
+        temporary.chmod(0o644)
+    if place.is_dir():
+        write_text(path.with_name("config.json"), (place / "config.json").read_text(encoding="utf-8"))
 
 
 def build(checkpoint: Checkpoint, seed: int = 0) -> Any:

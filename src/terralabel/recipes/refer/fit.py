@@ -19,10 +19,29 @@ from terralabel.errors import InputError, SettingsError
 from terralabel.imagery.datasets.referring import open_referring
 from terralabel.imagery.radiometry import fit_radiometry
 from terralabel.imagery.tiles import read_whole
-from terralabel.recipes.training import needs_torch
+from terralabel.recipes.training import needs_torch, own_folder
+from terralabel.runs.folder import RunFolder
 from terralabel.runs.progress import Progress, Silent
+from terralabel.train.referring.settings import FitSettings, stored
 
 __all__ = ["Fitted", "refer_fit"]
+
+#: What a locator's folder may hold of its own: what is needed to go on, the log, weights of ours and of transformers.
+_OWN = (
+    "resume.pt",
+    "log.csv",
+    "tensorboard",
+    ".lock",
+    "locator.json",
+    "locator.safetensors",
+    "config.json",
+    "model.safetensors",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 @dataclass(frozen=True)
@@ -48,13 +67,14 @@ def refer_fit(
     *,
     start: str = "small",
     progress: Progress | None = None,
+    settings: FitSettings | None = None,
     **values: Any,
 ) -> Fitted:
     """Teach a locator what texts mean, on (image, text, box) triplets; no masks are needed. Resumes.
 
     `source`: a set that `imagery.datasets.referring.open_referring` reads, or a table of triplets; its train split, or all where it
     says no split. `start`: "small" (a small network from nothing), ``grounding-dino[:FOLDER]`` or ``owlv2[:FOLDER]``, whose weights go on
-    learning. `values`: fields of `train.referring.fit.FitSettings`. With the same seed on a CPU the same weights come out.
+    learning. `settings`, or their fields as `values`: see `train.referring.settings`. With the same seed on a CPU the same weights come out.
 
         >>> import terralabel as tl
         >>> fitted = tl.refer_fit("triplets.csv", "locator", steps=2)  # hundreds of steps, in earnest
@@ -62,10 +82,10 @@ def refer_fit(
         2
     """
     needs_torch()
-    from terralabel.train.referring.fit import FitSettings, fit, stored
+    from terralabel.train.referring.fit import fit
 
     progress = progress or Silent()
-    settings = FitSettings(**values)
+    settings = settings or FitSettings(**values)
     found = source if isinstance(source, TripletSet) else open_referring(source)
     for problem in found.problems:
         progress.say(f"left out: {problem}")
@@ -75,9 +95,11 @@ def refer_fit(
     pictures = _Pictures([item.image for item in found.items])
     pupil = _pupil(start, pictures, settings.seed, settings.device)
     note = {"start": start, "settings": stored(settings), "triplets": _digest(taught)}
-    progress.start("fit", settings.steps, "steps")
-    loss = fit(pupil, taught, Path(out), settings, note, advance=lambda step, loss: progress.advance())
-    progress.finish()
+    folder = own_folder(Path(out), _OWN, "locator")
+    with RunFolder(folder).lock(progress.say):
+        progress.start("fit", settings.steps, "steps")
+        loss = fit(pupil, taught, folder, settings, note, advance=lambda step, loss: progress.advance())
+        progress.finish()
     locator = registry.create("locators", f"fitted:{Path(out)}").on(settings.device)
     unseen = found.split("val").items
     scored = [_surest(locator, pictures, item) for item in unseen[:500]]
@@ -100,7 +122,7 @@ class _Pictures:
 
 def _pupil(start: str, pictures: _Pictures, seed: int, device: str) -> Any:
     from terralabel.nets.grounding.models import FAMILIES, load_grounding
-    from terralabel.train.referring.fit import ReleasedPupil, SmallPupil
+    from terralabel.train.referring.pupils import ReleasedPupil, SmallPupil
 
     if start == "small":
         return SmallPupil(pictures, seed, device)

@@ -1,6 +1,8 @@
 """The losses of a locator: focal 2, L1 5, generalised IoU 2 (as in PSLG-SAM's first stage, after DETR, arXiv 2005.12872).
 
 Of all boxes that a network proposes those that cost least against the true one are taught to be it, the others to be silent.
+
+Those of a mask decoder: focal 20, Dice 1, and the squared error of the IoU that it expects (SAM, arXiv 2304.02643, appendix A).
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-__all__ = ["WEIGHTS", "focal", "generalised_iou", "locator_loss", "matched"]
+__all__ = ["WEIGHTS", "focal", "generalised_iou", "locator_loss", "mask_losses", "mask_overlap", "matched"]
 
 #: Of focal loss, L1 and generalised IoU.
 WEIGHTS = (2.0, 5.0, 2.0)
 #: Focal loss (Lin et al. 2017, arXiv 1708.02002): weight of what is there, and how little the easy counts.
 _ALPHA, _GAMMA = 0.25, 2.0
+#: Weight of the focal loss of masks beside Dice.
+_FOCAL = 20.0
 
 
 def focal(logits: Tensor, there: Tensor) -> Tensor:
@@ -59,3 +63,16 @@ def locator_loss(logits: Tensor, boxes: Tensor, truth: Tensor, count: int = 1) -
         + WEIGHTS[1] * (near - wanted).abs().sum(-1).mean()
         + WEIGHTS[2] * (1 - generalised_iou(near, wanted)).mean()
     )
+
+
+def mask_losses(logits: Tensor, share: Tensor) -> Tensor:
+    """(k,) 20 x focal + Dice of k masks (k, h, w) logits against one true mask (h, w), the share of each cell in [0, 1]."""
+    said = logits.sigmoid()
+    dice = 1 - (2 * (said * share).sum((1, 2)) + 1) / (said.sum((1, 2)) + share.sum() + 1)
+    return _FOCAL * focal(logits, share.expand_as(logits)).mean((1, 2)) + dice
+
+
+def mask_overlap(logits: Tensor, share: Tensor) -> Tensor:
+    """(k,) IoU of k masks (k, h, w) logits with one true mask (h, w) of shares, on their cells."""
+    said, true = logits.detach() > 0, share > 0.5
+    return (said & true).sum((1, 2)) / (said | true).sum((1, 2)).clamp(min=1)
