@@ -243,3 +243,22 @@ def test_labels_judged_anew_are_told_and_labels_judged_late_are_found(place: Des
     quality_score(place.run.path, review="50%", pixels=False, units="object")
     with pytest.raises(RunError, match="judged anew"):
         late.follow()
+
+
+def test_a_mask_is_added_beside_a_label_that_stays_open(page: TestClient, place: Desk) -> None:
+    assert isinstance(place.run, Run)
+    before = labels(place.run, "scene_1")
+    unit = next(u for u in page.get("/queue.json").json()["units"] if u["name"] == "scene_1")
+    x, y = unit["box"][:2]
+    mask = page.post("/api/prompt", json={"row": unit["row"], "box": [x, y, x + 60, y + 60]}).json()["mask"]
+    target = next(e.id for e in place.run.classes if e.id != unit["class_id"])
+    body = {"row": unit["row"], "decision": "add", "mask": mask, "class_id": target, "seen": 0}
+    assert page.post("/api/verdict", json=body).json()["decided"] == 0
+    assert page.get("/queue.json").json()["units"][0]["row"] == unit["row"]
+    after, (drawn,) = labels(place.run, "scene_1"), place.run.corrections.items
+    assert (drawn.kind, drawn.class_id) == ("drawn", target)
+    there = np.zeros_like(before, bool)
+    there[drawn.whole.box.slices()] = drawn.whole.crop(drawn.whole.box)
+    assert (after[there] == target).all() and np.array_equal(after[~there], before[~there])
+    assert page.post("/api/undo", json={"seen": 1}).status_code == 200
+    assert np.array_equal(labels(place.run, "scene_1"), before)

@@ -26,7 +26,7 @@ from terralabel.runs.journal import Conflict, Entry
 
 __all__ = ["DECISIONS", "PAGE", "SORTS", "Queue", "Wanted", "outline"]
 
-DECISIONS = ("accept", "reject", "class", "fix")
+DECISIONS = ("accept", "reject", "class", "fix", "add")
 #: "worst": by the quality that is expected; "gain": by the pixels that are expected to be wrong.
 SORTS = ("worst", "gain")
 PAGE = 30
@@ -177,9 +177,10 @@ class Queue:
         return token
 
     def decide(self, row: int, decision: str, *, class_id: int | None = None, mask: str = "", seen: int) -> Entry:
-        """Accept, reject, give another class ("class"), or another mask ("fix", named by `remember`).
+        """Accept, reject, give another class ("class"), or another mask ("fix", named by `remember`); or "add" that mask as a label of its own.
 
-        What a person accepted or corrected becomes a correction, which every rerun keeps; what was rejected gets no label.
+        What a person accepted or corrected becomes a correction, which every rerun keeps; what was rejected gets no label. After
+        "add" the label in whose picture that was is as open as before.
         """
         desk = self.desk
         with desk.turn():
@@ -190,7 +191,7 @@ class Queue:
                 raise Conflict(since)
             now = self.labels.class_of(row, state) if class_id is None else class_id
             known = {entry.id: entry.name for entry in state.classes}
-            if decision in ("class", "fix") and now not in known:
+            if decision in ("class", "fix", "add") and now not in known:
                 raise InputError(f"No class {now}: choose one of the run's.", "unknown-class")
             source = f"{SOURCE}{uuid.uuid4().hex[:16]}"
             items = self._corrections(row, decision, now, mask, source, state)
@@ -203,13 +204,16 @@ class Queue:
                 "source": source,
             }
             added = [record_of(item) for item in items]
-            what = {"verdicts": {key: record}, "corrections": {"add": added, "remove": []}}
-            back = {"verdicts": {key: state.people.get(key)}, "corrections": {"add": [], "remove": [source] if added else []}}
+            what: dict[str, Any] = {"corrections": {"add": added, "remove": []}}
+            back: dict[str, Any] = {"corrections": {"add": [], "remove": [source] if added else []}}
+            if decision != "add":
+                what["verdicts"], back["verdicts"] = {key: record}, {key: state.people.get(key)}
             words = {
                 "accept": "accepted",
                 "reject": "rejected",
                 "class": f"is “{known.get(now, now)}”",
                 "fix": "has another mask",
+                "add": f"has “{known.get(now, now)}” beside it",
             }
             said = f"label {row} in {verdicts.scene[row]} {words[decision]}"
             return desk.journal.append(what, back, keys=[f"unit {key}"], said=said, who=desk.author, seen=seen)
@@ -221,10 +225,12 @@ class Queue:
         def made(kind: str, class_id: int, shape: Shape) -> Correction:
             return Correction(scene, class_id, shape, None, kind, self.desk.author, when, source)
 
-        if decision == "fix":
+        if decision in ("fix", "add"):
             drawn = self._fixes.get(mask)
             if drawn is None:
                 raise InputError("That mask is not remembered any more: click again.", "unknown-mask")
+            if decision == "add":
+                return [made("drawn", class_id, drawn)]
             rest = before.minus([drawn]) if before else None
             return [*([made("deleted", IGNORE, rest)] if rest else []), made("shape", class_id, drawn)]
         if before is None:

@@ -35,7 +35,7 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     row: Whole
-    decision: Literal["accept", "reject", "class", "fix"]
+    decision: Literal["accept", "reject", "class", "fix", "add"]
     class_id: Annotated[int, Field(ge=0, le=65534)] | None = None
     mask: str = Field(default="", max_length=64)
     seen: Whole

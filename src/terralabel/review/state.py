@@ -48,7 +48,7 @@ class Reader:
         self._mutex = threading.RLock()
         self._stamp: tuple[Any, ...] = ()
         self._state: State | None = None
-        self._drawn: tuple[tuple[int, ...], Corrections] | None = None
+        self._drawn: tuple[tuple[int, int], int, Corrections] = (-1, -1), 0, Corrections()
 
     def now(self) -> State:
         """The state of now, also of what other processes did."""
@@ -88,7 +88,11 @@ class Reader:
         """What people drew, with what only the journal has."""
         path = self.run.folder.corrections_path / "corrections.jsonl"
         with self._mutex:
-            stamp = (self.journal.version, self.journal.settled, path.stat().st_mtime_ns if path.is_file() else 0)
-            if self._drawn is None or self._drawn[0] != stamp:
-                self._drawn = stamp, replayed_corrections(load_corrections(path), self.journal.entries(stamp[1]))
-            return self._drawn[1]
+            version, settled = self.journal.version, self.journal.settled
+            base = (settled, path.stat().st_mtime_ns if path.is_file() else 0)
+            before, known, drawn = self._drawn
+            if before != base:
+                known, drawn = settled, load_corrections(path)
+            entries = self.journal.entries(known)
+            self._drawn = base, version, replayed_corrections(drawn, entries) if entries else drawn
+            return self._drawn[2]

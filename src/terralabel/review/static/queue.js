@@ -56,7 +56,7 @@ function draw() {
   else { picture.dataset.row = unit.row; $("#stage").replaceChildren(picture); }
   $("#stage").classList.toggle("fixing", !!fix);
   $("#fix").setAttribute("aria-pressed", String(!!fix));
-  $("#keep").hidden = !fix?.mask;
+  $("#keep").hidden = $("#add").hidden = !fix?.mask;
 }
 
 function progress(answer) {
@@ -100,7 +100,7 @@ async function prompt() {
   if (!fix) return;
   if (answer) {
     Object.assign(fix, { mask: answer.mask, outline: answer.outline });
-    $("#fix-note").textContent = `${answer.area} px, expected IoU ${answer.expected}, ${answer.ms} ms. Enter keeps it.`;
+    $("#fix-note").textContent = `${answer.area} px, expected IoU ${answer.expected}, ${answer.ms} ms. Enter keeps it in place of this label, + adds it beside with the class chosen.`;
   } else fix.points.pop();
   draw();
 }
@@ -145,6 +145,7 @@ function fixKey(event) {
   const moves = { ArrowLeft: [-by, 0], ArrowRight: [by, 0], ArrowUp: [0, -by], ArrowDown: [0, by] };
   if (event.key === "Enter") { event.preventDefault(); if (fix.mask) keep(); return true; }
   if (event.key === "Escape") { startFix(); return true; }
+  if (event.key === "+") { add(); return true; }
   if (event.key === " ") {
     event.preventDefault();
     fix.points.push([...toScene(fix.cross ?? [width / 2, height / 2]), event.shiftKey ? 0 : 1]);
@@ -159,6 +160,19 @@ function fixKey(event) {
   draw();
   return true;
 }
+
+// A mask beside this label, with the class that is chosen: what lies there and is something else. The label stays open.
+function add() {
+  turn = turn.then(async () => {
+    if (!fix?.mask) return;
+    const class_id = Number($("#class").value);
+    const answer = await send("/api/verdict", { row: unit.row, decision: "add", mask: fix.mask, class_id, seen: seen() });
+    if (!answer) return;
+    await open(unit.row);
+    startFix();
+    $("#class").value = class_id;
+  });
+}
 const keep = () => decide("fix", { mask: fix.mask, class_id: Number($("#class").value) });
 
 document.addEventListener("click", (event) => {
@@ -169,6 +183,7 @@ document.addEventListener("click", (event) => {
   if (button.id === "reject") decide("reject");
   if (button.id === "fix") startFix();
   if (button.id === "keep") keep();
+  if (button.id === "add") add();
   if (button.id === "set-class") decide("class", { class_id: Number($("#class").value) });
 });
 document.addEventListener("change", (event) => {
