@@ -1,7 +1,8 @@
-"""Grounding DINO and OWLv2 from tiny random checkpoints: our boxes and scores are transformers' own."""
+"""Grounding DINO, OWLv2 and SAM 3 by words from tiny random checkpoints: our boxes and scores are transformers' own."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tests.nets.grounding.tiny import save_grounding_dino, save_owlv2  # noqa: E402
+from tests.nets.grounding.tiny import save_grounding_dino, save_owlv2, save_sam3, save_sam3_video  # noqa: E402
 
 from terralabel import registry  # noqa: E402
 from terralabel.contracts import Locator  # noqa: E402
@@ -19,7 +20,11 @@ from terralabel.core.tile import Tile  # noqa: E402
 from terralabel.errors import SettingsError, WeightsError  # noqa: E402
 from terralabel.nets.grounding.models import load_grounding  # noqa: E402
 
-_SAVED: dict[str, Callable[[Path], Path]] = {"grounding-dino": save_grounding_dino, "owlv2": save_owlv2}
+_SAVED: dict[str, Callable[[Path], Path]] = {
+    "grounding-dino": save_grounding_dino,
+    "owlv2": save_owlv2,
+    "sam3": save_sam3,
+}
 
 
 @pytest.fixture(scope="module", params=sorted(_SAVED))
@@ -34,6 +39,12 @@ def picture(height: int = 48, width: int = 80) -> np.ndarray:
 def theirs(family: str, folder: Path, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Boxes and scores by transformers alone, as its documentation uses it."""
     processor = transformers.AutoProcessor.from_pretrained(folder)
+    if family == "sam3":
+        inputs = processor(images=picture(), text=text, return_tensors="pt")
+        with torch.no_grad():
+            out = transformers.Sam3Model.from_pretrained(folder).eval()(**inputs)
+        found = processor.post_process_instance_segmentation(out, threshold=-1.0, target_sizes=[(48, 80)])[0]
+        return found["boxes"].numpy(), found["scores"].numpy()
     net = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
     given = [[text]] if family == "owlv2" else f"{text.lower()}."
     inputs = processor(images=picture(), text=given, return_tensors="pt")
@@ -77,10 +88,19 @@ def test_too_long_a_text_is_refused_and_any_script_is_read(saved: tuple[str, Pat
 
 def test_wrong_weights_are_told(saved: tuple[str, Path], tmp_path: Path) -> None:
     family, folder = saved
-    other = "owlv2" if family == "grounding-dino" else "grounding-dino"
+    other = "owlv2" if family != "owlv2" else "grounding-dino"
     with pytest.raises(WeightsError, match=f"{other} expects"):
         load_grounding(other, str(folder), "cpu")
     with pytest.raises(WeightsError, match="no such folder"):
         load_grounding(family, str(tmp_path / "nowhere"), "cpu")
     with pytest.raises(WeightsError, match=r"no config\.json"):
         load_grounding(family, str(tmp_path), "cpu")
+
+
+def test_sam3_is_read_as_it_is_released(tmp_path: Path) -> None:
+    """Its repository holds the video model, in which the detector of words is one part."""
+    alone, released = save_sam3(tmp_path / "alone"), save_sam3_video(tmp_path / "released")
+    assert json.loads((released / "config.json").read_text())["model_type"] == "sam3_video"
+    answers = [load_grounding("sam3", str(folder), "cpu").find(picture(), "house") for folder in (alone, released)]
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "the", "a", "red", "blue", "house", "car", "river", "east", "of"]
 
@@ -66,4 +67,43 @@ def save_owlv2(folder: Path) -> Path:
     transformers.Owlv2ForObjectDetection(config).save_pretrained(folder, safe_serialization=True)
     pictures = transformers.Owlv2ImageProcessor(size={"height": 64, "width": 64})
     transformers.Owlv2Processor(pictures, _clip_tokenizer(folder)).save_pretrained(folder)
+    return folder
+
+
+def save_sam3(folder: Path) -> Path:
+    """SAM 3 by words: all of its parts, narrow and short."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    backbone = {"model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "image_size": 84, "patch_size": 14, "window_size": 3, "global_attn_indexes": [1],
+                "pretrain_image_size": 42}  # fmt: skip
+    text = {"model_type": "clip_text_model", "vocab_size": 60, "hidden_size": 16, "intermediate_size": 16, "projection_dim": 16,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32, "bos_token_id": 54,
+            "eos_token_id": 55}  # fmt: skip
+    small = {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.Sam3Config(
+        vision_config={
+            "backbone_config": backbone,
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[24, 24], [12, 12], [6, 6]],
+        },
+        text_config=text,
+        geometry_encoder_config=small,
+        detr_encoder_config=small,
+        detr_decoder_config={**small, "num_queries": 8},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
+    )
+    transformers.Sam3Model(config).save_pretrained(folder, safe_serialization=True)
+    pictures = transformers.Sam3ImageProcessor(size={"height": 84, "width": 84})
+    transformers.Sam3Processor(pictures, _clip_tokenizer(folder)).save_pretrained(folder)
+    return folder
+
+
+def save_sam3_video(folder: Path) -> Path:
+    """The same as it is released: the detector within the video model."""
+    save_sam3(folder)
+    detector = json.loads((folder / "config.json").read_text())
+    transformers.Sam3VideoConfig(detector_config=detector).save_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    save_file({f"detector_model.{key}": value for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
     return folder

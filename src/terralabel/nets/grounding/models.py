@@ -54,7 +54,7 @@ FAMILIES = {
         "IDEA-Research/grounding-dino-tiny",
     ),
     "owlv2": Family("owlv2", ("owlv2", "owlvit"), "AutoModelForZeroShotObjectDetection", "google/owlv2-base-patch16-ensemble"),
-    "sam3": Family("sam3", ("sam3",), "Sam3Model", "facebook/sam3"),
+    "sam3": Family("sam3", ("sam3", "sam3_video"), "Sam3Model", "facebook/sam3"),  # as released: the detector in the video model
 }
 
 
@@ -83,9 +83,9 @@ class Grounding:
                     f"The text {text[:40]!r}... has {count} tokens; {self.family} reads {self.reads} at most: shorten it."
                 )
         given: Any = [[text] for text in said] if self.family == "owlv2" else said
-        padding = "max_length" if self.family == "owlv2" else "longest"
-        # OWL's texts are padded to the full length, as they were in its training
-        return self.processor(images=list(pictures), text=given, return_tensors="pt", padding=padding).to(self.device)
+        # OWL's texts are padded to the full length, as they were in its training; SAM 3's processor does so by itself
+        padding = {"grounding-dino": {"padding": "longest"}, "owlv2": {"padding": "max_length"}}.get(self.family, {})
+        return self.processor(images=list(pictures), text=given, return_tensors="pt", **padding).to(self.device)
 
     def forward(self, inputs: Mapping[str, Any], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """((b, q) logits, (b, q, 4) xyxy boxes in shares of the pictures' width and height); `size` is (height, width) of the pictures."""
