@@ -16,8 +16,8 @@ import rasterio  # noqa: E402
 import terralabel as tl  # noqa: E402
 from terralabel.core.quality import DECISIONS  # noqa: E402
 from terralabel.errors import InputError, RunError, SettingsError  # noqa: E402
-from terralabel.recipes.annotate.fit import fold_of  # noqa: E402
 from terralabel.recipes.annotate.folds import read_held_out  # noqa: E402
+from terralabel.recipes.annotate.plan import fold_of  # noqa: E402
 from terralabel.recipes.label_classes import change_label_classes  # noqa: E402
 from terralabel.recipes.labels_run import LabelsRun  # noqa: E402
 from terralabel.runs.progress import Silent  # noqa: E402

@@ -31,8 +31,9 @@ from terralabel.labels.quality.judge import rules_judge
 from terralabel.recipes.annotate.aligning import Alignment, align_labels
 from terralabel.recipes.annotate.apply import pictures_of
 from terralabel.recipes.annotate.changes import Change, draw_changes, write_changes
-from terralabel.recipes.annotate.fit import Plan, agree, made_folder, prepare
+from terralabel.recipes.annotate.fit import agree, made_folder
 from terralabel.recipes.annotate.pictures import PICTURE, Decided, Labelling, Signalled
+from terralabel.recipes.annotate.plan import Plan, prepare
 from terralabel.recipes.annotate.views import Seen, look, make_views, windows_of
 from terralabel.recipes.labels_run import LabelsRun, is_labels, write_labels_run
 from terralabel.recipes.pretrain import opened, run_radiometry

@@ -28,7 +28,7 @@ from terralabel.train.annotation.settings import ApplySettings
 
 if TYPE_CHECKING:
     from terralabel.labels.quality.judge import Judge
-    from terralabel.recipes.annotate.fit import Plan
+    from terralabel.recipes.annotate.plan import Plan
 
 __all__ = ["HeldOut", "judge_folds", "learned_cut", "look_at_item", "measured_in"]
 
