@@ -121,6 +121,10 @@ def test_a_text_without_words_is_empty(text):
         ("the nearest building", "'nearest to' what"),
         ("the largest building nearest to the river", "Two picks in one phrase"),
         ("the building within 5 parsecs of the river", "expected a unit, one of m"),
+        ("the building within -5 m of the river", "'-5': expected a number"),
+        ("the building larger than 1e30 m2", "expected a"),
+        ("0 houses", "expected a count from 1"),
+        ("99999999999999999999 largest houses", "expected a count from 1"),
         ("house " + "east of x " * 20, "more than 12 relations"),
     ],
 )

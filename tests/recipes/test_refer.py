@@ -210,6 +210,7 @@ def test_one_worker_or_two_leave_the_same_bytes(place, tmp_path):
         ("the largest church", []),
         ("建物", []),
         ("x" * 10_000, []),
+        ("a boat \ud83c", []),
     ],
 )
 def test_relations_hold_on_the_map(place, tmp_path, text, which):

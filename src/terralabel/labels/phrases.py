@@ -215,7 +215,11 @@ class _Parser:
         word = self.takes_one(COUNTS)
         if word:
             return COUNTS[word]
-        if self.low().isdecimal() and len(self.low()) < 7 and int(self.low()) > 0 and self.at + 1 < len(self.tokens):
+        if self.low().isdecimal() and self.at + 1 < len(self.tokens):
+            if len(self.low()) > 6 or int(self.low()) == 0:
+                raise SettingsError(
+                    f"{self.low()[:20]} {self.low(1)}: expected a count from 1 to 999999; in double quotes it is none."
+                )
             self.at += 1
             return int(self.low(-1))
         return None
@@ -358,6 +362,8 @@ class _Parser:
         """(amount, unit, tokens) of "50 m" or "50m"."""
         written = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(\D*)", self.low(ahead))
         if written is None:
+            if re.match(r"[-+.]?\d", self.low(ahead)):
+                raise SettingsError(f"{self.low(ahead)[:20]!r}: expected a number such as 50 or 2.5, with a unit.")
             return None
         unit, used = (written[2], 1) if written[2] else (self.low(ahead + 1), 2)
         if used == 2 and units is UNITS_OF_AREA and unit in ("square", "sq"):

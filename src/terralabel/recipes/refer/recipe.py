@@ -113,7 +113,7 @@ def refer(
 
 def _queries(text: str | Mapping[str, str], settings: ReferSettings) -> tuple[tuple[Query, ...], Classes]:
     """The texts as phrases, and a class for each name, from 1 on."""
-    asked = {text: text} if isinstance(text, str) else dict(text)
+    asked = {_sound(words): name for words, name in ({text: text} if isinstance(text, str) else text).items()}
     if not asked:
         raise SettingsError("No texts: give one, or a mapping of texts to classes.")
     phrases = {words: parse(words, relations=settings.relations) for words in asked}
@@ -125,8 +125,13 @@ def _queries(text: str | Mapping[str, str], settings: ReferSettings) -> tuple[tu
     return tuple(Query(words, phrases[words], ids[_class_name(name)]) for words, name in asked.items()), classes
 
 
+def _sound(text: str) -> str:
+    """A text that can be written down: what is no letter of any script (bytes that were cut apart) becomes "?"."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
 def _class_name(name: str) -> str:
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(name)).split())
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in _sound(name)).split())
     if not line:
         raise SettingsError("A text or its class is empty: say what to find, and what to call it.")
     return line if len(line) <= _NAME else f"{line[: _NAME - 1]}…"
