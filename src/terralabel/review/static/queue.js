@@ -28,6 +28,15 @@ async function open(row) {
   $("#unit-reasons").textContent = unit.reasons;
   if (unit.class_id !== null) $("#class").value = unit.class_id;
   $("#fix-note").textContent = "";
+  lookAhead();
+}
+
+// The server looks at the label's window while a person does, so that the first click is answered at once.
+let looking;
+function lookAhead() {
+  clearTimeout(looking);
+  const body = JSON.stringify({ row: unit.row });
+  looking = setTimeout(() => fetch("/api/prompt", { method: "POST", headers: { "content-type": "application/json" }, body }).catch(() => {}), 200);
 }
 
 function draw() {
@@ -92,7 +101,7 @@ function startFix() {
   fix = fix ? null : { points: [], box: null, mask: "", outline: "", cross: null };
   draw();
   $("#fix-note").textContent = fix ? "Click on the object or drag a box; Shift: not this. Enter keeps, Esc forgets." : "";
-  if (fix) { $("#stage").focus({ preventScroll: true }); send("/api/prompt", { row: unit.row }); } // look once, so that clicks are fast
+  if (fix) $("#stage").focus({ preventScroll: true });
 }
 
 async function prompt() {
