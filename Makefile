@@ -67,6 +67,7 @@ proof-quality: $(VENV)/all.stamp  ## scores of labels of other origin against th
 
 proof-refer: $(VENV)/all.stamp  ## refer: what point and boundary refinement are worth, whether relations pick the right things (DATA=folder)
 	$(BIN)/python benchmarks/proof_refer.py --data $(DATA) --json proof/refer.json
+	$(BIN)/python benchmarks/proof_refer_mosaic.py --data $(DATA) --out proof/refer-mosaic
 
 proof-pretrain: $(VENV)/all.stamp  ## pre-trained against from scratch on 1, 3 and 10 labelled images (DATA=folder); goes on where it stopped
 	$(BIN)/python benchmarks/proof_pretrain.py --data $(DATA) --out proof/pretrain

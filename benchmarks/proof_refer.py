@@ -11,7 +11,8 @@ to the largest, east of the largest, the two smallest...; they are templated, no
 anew with numpy. `refer`'s grammar resolves them on the masks that the second stage gives; `right` is the share of expressions whose
 set of things is exactly the true one, oIoU that of the masks they choose with the true masks.
 
-Only what the networks' training never read of `oam-buildings` and `fields` is used. The cars of dronedeploy are one car.
+Only what the networks' training never read of `oam-buildings` and `fields` is used. The cars of dronedeploy are one car; those of
+`potsdam` stand beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ import shapely
 
 from proof_masks import read_image
 from proof_nano import Proof, components, corners
+from terralabel import registry
 from terralabel.core import rle
 from terralabel.core.masks import Masks
 from terralabel.core.tile import Tile
@@ -39,9 +41,7 @@ from terralabel.export.segments import run_segments
 from terralabel.labels.phrases import parse
 from terralabel.labels.relations import Ground, Things, resolve
 from terralabel.masks.foreground import foreground_point
-from terralabel.masks.nano import Nano
 from terralabel.masks.referred import referred_masks
-from terralabel.masks.tree import TreeMasks
 from terralabel.train.pictures import held_out
 
 PROOFS = (
@@ -50,8 +50,9 @@ PROOFS = (
     Proof("roofs", ("roofs",)),
     Proof("houses and trees", ("houses",)),
     Proof("cars", ("multiclass/dronedeploy",), smallest=100, instances=components(6)),
+    Proof("more cars", ("multiclass/potsdam",), smallest=100, instances=components(5)),
 )
-BACKENDS: dict[str, Callable[[], Any]] = {"nano": Nano, "tree": TreeMasks}
+BACKENDS = ("nano", "tree")
 #: Name -> settings of `referred_masks`.
 WAYS: dict[str, dict[str, Any]] = {
     "box": {"point": "off", "refine": False},
@@ -238,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation data")
     parser.add_argument("--json", type=Path, help="write all figures here")
-    parser.add_argument("--masks", default=",".join(BACKENDS), help="comma-separated: nano, tree")
+    parser.add_argument("--masks", default=",".join(BACKENDS), help="comma-separated: nano, tree, nano:FILE, a SAM")
     parser.add_argument("--sets", default=",".join(p.name for p in PROOFS), help="comma-separated names of sets")
     parser.add_argument("--limit", type=int, help="at most so many images of a set, evenly spread")
     parser.add_argument("--most", type=int, default=40, help="at most so many instances of an image")
@@ -249,7 +250,9 @@ def main() -> None:
         results[backend] = {}
         for proof in PROOFS:
             if proof.name in options.sets.split(",") and (options.data / proof.folders[0]).is_dir():
-                results[backend][proof.name] = prove(BACKENDS[backend](), proof, options.data, options.limit, options.most)
+                results[backend][proof.name] = prove(
+                    registry.create("masks", backend), proof, options.data, options.limit, options.most
+                )
                 print(f"{backend} on {proof.name}: done", flush=True)
                 if options.json:
                     options.json.parent.mkdir(parents=True, exist_ok=True)
