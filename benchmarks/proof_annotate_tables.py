@@ -54,7 +54,8 @@ def write_results(out: Path) -> str:
     groups = _enhance_bars(cells)
     if groups:
         draw_bars(out / "enhance.png", "IoU to the truth before and after, %", groups)
-    predicted, true, _ = _judged(cells, _sets(cells))
+    found = list(_judged(cells, _sets(cells)).values())
+    predicted, true = (np.concatenate([entry[i] for entry in found] or [np.zeros(0)]) for i in (0, 1))
     if len(true) > 1:
         reliability_picture(out / "reliability.png", predicted, true)
         risk_coverage_picture(out / "risk_coverage.png", predicted, true)
@@ -74,12 +75,13 @@ def _values(cells: Mapping[Cell, dict[str, Any]], name: str, what: str, measure:
     return {seed: float(found["measures"][measure]) for seed, found in _of(cells, name, what).items()}
 
 
-def shown(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and spread (n - 1); of one value there is no spread."""
-    if not values:
+def shown(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
+    """Mean and spread (n - 1) of what is no NaN; of one value there is no spread."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
         return ""
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+    spread = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
+    return f"{np.mean(known):{sign}.{digits}f}{spread}"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -88,25 +90,47 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def protocol_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
-    """Target IoU of every start; D1 over D0, D1 - D4 and D3 - D2, seed by seed."""
-    lines = []
+    """Target IoU of every start; D1 over D0, D1 - D4 and D3 - D2, seed by seed; the last row is over all sets and seeds."""
+    lines, every = [], Compared([], [], [])
     for name in _sets(cells):
         values = {what: _values(cells, name, what, "target") for what in _STARTS}
         if not any(values.values()):
             continue
-        row = [name, str(max(len(v) for v in values.values())), *(shown(list(values[what].values())) for what in _STARTS)]
-        ratio = [
-            values["D1"][s] / values["D0"][s] for s in sorted(values["D1"].keys() & values["D0"].keys()) if values["D0"][s]
-        ]
-        differences = [_differences(values[a], values[b]) for a, b in (("D1", "D4"), ("D3", "D2"))]
-        lines.append([*row, shown(ratio, 2), *differences])
+        found = Compared.of(values)
+        every = every + found
+        seeds = str(max(len(v) for v in values.values()))
+        lines.append([name, seeds, *(shown(list(values[what].values())) for what in _STARTS), *found.cells])
+    if len(lines) > 1:
+        lines.append(["all sets", "", *[""] * len(_STARTS), *every.cells])
     head = ["set", "seeds", *_STARTS, "D1 / D0", "D1 - D4", "D3 - D2"]
     return _table(head, lines) if lines else ""
 
 
-def _differences(one: Mapping[int, float], other: Mapping[int, float]) -> str:
-    found = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
-    return f"{np.mean(found):+.3f}" if found else ""
+@dataclass(frozen=True)
+class Compared:
+    """D1 / D0, D1 - D4 and D3 - D2, a number for each seed that has both."""
+
+    ratio: list[float]
+    filtered: list[float]
+    added: list[float]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Mapping[int, float]]) -> Compared:
+        """Of start -> seed -> target IoU."""
+
+        def pairs(one: str, other: str) -> list[tuple[float, float]]:
+            return [(values[one][seed], values[other][seed]) for seed in sorted(values[one].keys() & values[other].keys())]
+
+        ratio = [a / b for a, b in pairs("D1", "D0") if b]
+        return cls(ratio, *([a - b for a, b in pairs(*both)] for both in (("D1", "D4"), ("D3", "D2"))))
+
+    def __add__(self, other: Compared) -> Compared:
+        return Compared(self.ratio + other.ratio, self.filtered + other.filtered, self.added + other.added)
+
+    @property
+    def cells(self) -> list[str]:
+        """Mean and spread of each."""
+        return [shown(self.ratio, 2), shown(self.filtered, sign="+"), shown(self.added, sign="+")]
 
 
 def measures_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
@@ -121,25 +145,31 @@ def measures_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
     return _table(["set", "learned from", "images", *(title for _, title in _MEASURES)], lines) if lines else ""
 
 
-def _judged(cells: Mapping[Cell, dict[str, Any]], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Predicted and true IoU, and the decision, of the labels of some sets, all seeds."""
-    units = [unit for name in names for found in _of(cells, name, "judge").values() for unit in found["units"]]
-    units = [unit for unit in units if unit["true"] is not None]
-    predicted, true = (np.array([unit[key] for unit in units], dtype=np.float64) for key in ("quality", "true"))
-    return predicted, true, [unit["decision"] for unit in units]
+def _judged(cells: Mapping[Cell, dict[str, Any]], names: Sequence[str]) -> dict[int, tuple[np.ndarray, np.ndarray, list[str]]]:
+    """Seed -> predicted and true IoU, and the decision, of the labels of some sets."""
+    by_seed: dict[int, list[dict[str, Any]]] = {}
+    for name in names:
+        for seed, found in _of(cells, name, "judge").items():
+            by_seed.setdefault(seed, []).extend(unit for unit in found["units"] if unit["true"] is not None)
+    out = {}
+    for seed, units in sorted(by_seed.items()):
+        predicted, true = (np.array([unit[key] for unit in units], dtype=np.float64) for key in ("quality", "true"))
+        out[seed] = predicted, true, [unit["decision"] for unit in units]
+    return out
 
 
 def judge_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
-    """The evaluator on B, which it has not seen: order, calibration, and how good what it accepted and rejected was."""
+    """The evaluator on B, which it has not seen: order, calibration, and how good what it accepted and rejected was; a judge a seed."""
     lines = []
     names = _sets(cells)
     for title, group in (*((name, [name]) for name in names), ("all sets", names)):
-        predicted, true, decisions = _judged(cells, group)
-        if len(true):
-            report = quality_report(predicted, true, decisions)
-            figures = (report.mean_true, report.spearman, report.auc, report.ece, report.kept, report.reviewed, report.rejected)
+        found = [entry for entry in _judged(cells, group).values() if len(entry[1])]
+        if found:
+            reports = [quality_report(*entry) for entry in found]
+            figures = [[r.mean_true, r.spearman, r.auc, r.ece, r.kept, r.reviewed, r.rejected] for r in reports]
+            decisions = [decision for entry in found for decision in entry[2]]
             counts = f"{decisions.count('accept')} / {decisions.count('review')} / {decisions.count('reject')}"
-            lines.append([title, str(len(true)), counts, *("" if math.isnan(v) else f"{v:.3f}" for v in figures)])
+            lines.append([title, str(len(decisions)), counts, *(shown(column) for column in zip(*figures, strict=True))])
     head = ["set", "labels", "accept / review / reject", "true IoU", "Spearman", "AUC", "ECE", "accepted", "review", "rejected"]
     return _table(head, lines) if lines else ""
 
