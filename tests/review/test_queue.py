@@ -262,3 +262,17 @@ def test_a_mask_is_added_beside_a_label_that_stays_open(page: TestClient, place:
     assert (after[there] == target).all() and np.array_equal(after[~there], before[~there])
     assert page.post("/api/undo", json={"seen": 1}).status_code == 200
     assert np.array_equal(labels(place.run, "scene_1"), before)
+
+
+def test_a_class_without_clusters_is_made_for_what_is_drawn(page: TestClient, place: Desk) -> None:
+    assert isinstance(place.run, Run)
+    made = page.post("/api/classes", json={"action": "new", "name": "pool", "seen": 0})
+    assert made.status_code == 200
+    assert page.post("/api/classes", json={"action": "new", "name": "pool", "seen": 1}).status_code == 400
+    unit = page.get("/queue.json").json()["units"][0]
+    before = labels(place.run, unit["name"])
+    (new,) = (e.id for e in place.now().classes if e.name == "pool")
+    body = {"row": unit["row"], "decision": "class", "class_id": new, "seen": 1}
+    assert page.post("/api/verdict", json=body).status_code == 200
+    assert (labels(place.run, unit["name"])[before == unit["class_id"]] == new).all()
+    assert "pool" in page.get("/classes").text and new in {e.id for e in open_run(place.run.path).classes}

@@ -16,7 +16,7 @@ evaluate = typer.Typer(help="Measure labels against truth.", no_args_is_help=Tru
 
 def clusters(
     run: RunArgument,
-    action: Annotated[str, typer.Argument(help="list, name, merge, drop, restore, split or color.")] = "list",
+    action: Annotated[str, typer.Argument(help="list, name, merge, drop, restore, split, color, move or new.")] = "list",
     arguments: Annotated[list[str] | None, typer.Argument(help="Cluster ids, and the name or colour.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the merged class.")] = None,
     parts: Annotated[int, typer.Option("--parts", help="Into how many clusters to split.", min=2, max=64)] = 2,
@@ -26,7 +26,8 @@ def clusters(
     Of a run of `annotate apply` or `enhance`, whose classes were learned: list, name and color.
 
     Examples: `terralabel clusters run` · `clusters run name 3 building` · `clusters run merge 3 17 --name building` ·
-    `clusters run drop 5` · `clusters run restore 5` · `clusters run split 4 --parts 3` · `clusters run color 3 "#e31a1c"`
+    `clusters run drop 5` · `clusters run restore 5` · `clusters run split 4 --parts 3` · `clusters run color 3 "#e31a1c"` ·
+    `clusters run new "swimming pool"`
     """
     from terralabel.cli.progress import terminal_progress
     from terralabel.recipes.curate import change_clusters

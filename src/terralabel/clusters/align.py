@@ -18,6 +18,7 @@ from terralabel.errors import InputError, SettingsError
 
 __all__ = [
     "Split",
+    "added",
     "align",
     "aligned",
     "drop",
@@ -99,6 +100,13 @@ def name(classes: Classes, key: int | str, new_name: str) -> Classes:
     if twins:
         raise InputError(f"Class {twins[0]} is named {new_name!r} already: merge {twins[0]} and {entry.id}.", "ambiguous-class")
     return _with(classes, replace(entry, name=new_name))
+
+
+def added(classes: Classes, new_name: str) -> Classes:
+    """With one class more, which has no clusters: for what a person draws. Errors as of `name`."""
+    new = _free_id({entry.id for entry in classes}, max((entry.id for entry in classes), default=-1) + 1)
+    empty = ClassEntry(new, f"class {new}", distinct_color(new))
+    return name(_with(classes, empty), new, new_name)
 
 
 def recolor(classes: Classes, key: int | str, color: str) -> Classes:

@@ -54,7 +54,7 @@ def change_clusters(
     """List a run's classes or change them; label rasters follow. Returns the list as text.
 
     action and arguments: ``list``; ``name CLASS NAME``; ``merge CLASS CLASS...`` (with `name`, renamed); ``drop CLUSTER...``;
-    ``restore CLUSTER...``; ``split CLUSTER`` into `parts`; ``color CLASS #rrggbb``; ``move CLUSTER... CLASS``.
+    ``restore CLUSTER...``; ``split CLUSTER`` into `parts`; ``color CLASS #rrggbb``; ``move CLUSTER... CLASS``; ``new NAME``, a class for what is drawn.
     A CLASS is an id or a name. Raises `SettingsError` for another action, `InputError` for what does not exist, `RunError`
     for a run that is not finished.
 
@@ -77,7 +77,7 @@ def change_clusters(
 
 
 #: What can be done to a class map.
-ACTIONS = ("name", "merge", "drop", "restore", "color", "move", "split")
+ACTIONS = ("name", "merge", "drop", "restore", "color", "move", "split", "new")
 
 
 def changed_classes(
@@ -91,6 +91,7 @@ def changed_classes(
         "restore": lambda: class_maps.restore(classes, _cluster_ids(action, arguments), cluster_count(run.layout)),
         "color": lambda: class_maps.recolor(classes, *_exactly(action, arguments, "CLASS #RRGGBB")),
         "move": lambda: class_maps.move(classes, _cluster_ids(action, arguments[:-1]), arguments[-1]),
+        "new": lambda: class_maps.added(classes, " ".join(arguments)),
         "split": lambda: _split(run, classes, _cluster_ids(action, arguments), parts),
     }
     return actions[action]()

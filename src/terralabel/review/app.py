@@ -32,7 +32,7 @@ class ClassChange(BaseModel):
     """What `POST /api/classes` takes."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    action: Literal["name", "color", "merge", "drop", "restore", "move", "split"]
+    action: Literal["name", "color", "merge", "drop", "restore", "move", "split", "new"]
     seen: Whole
     classes: list[Whole] = Field(default_factory=list, max_length=2000)
     clusters: list[Whole] = Field(default_factory=list, max_length=2000)

@@ -94,7 +94,7 @@ class Desk:
         parts: int = 2,
         seen: int,
     ) -> Entry:
-        """Name, color, merge, drop, restore, move or split; the same changes as `terralabel clusters`.
+        """Name, color, merge, drop, restore, move, split, or new; the same changes as `terralabel clusters`.
 
         `classes` are those meant: one for name, color and move, two or more for merge (into the first), those to drop; `clusters`
         those to restore, to move, or the one to split. `seen`: the version that was looked at. Raises `Conflict` when somebody changed
@@ -244,6 +244,8 @@ def _words(
     named = [str(i) for i in ids]
     if action == "name":
         return [*named, name or ""]
+    if action == "new":
+        return [name or ""]
     if action == "color":
         return [*named, color]
     if action == "drop":
@@ -269,5 +271,6 @@ def _said(classes: Classes, action: str, ids: Sequence[int], clusters: Sequence[
         "drop": f"{quoted} dropped",
         "restore": f"cluster {numbers} is back",
         "move": f"cluster {numbers} moved to {quoted}",
+        "new": f"“{name}” is a class, too",
     }
     return sentences[action]

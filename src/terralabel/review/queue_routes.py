@@ -52,7 +52,13 @@ def add_queue(app: FastAPI, site: Site) -> None:
     @app.get("/queue")
     def shown(sort: str = "worst", page: int = 1, decided: bool = False, of: int = -1, q: str = "") -> Response:
         classes = [{"id": entry.id, "name": entry.name} for entry in desk.now().classes]
-        return site.page("queue.html", **found(sort, page, decided, of, q), sorts=SORTS, classes=classes)
+        return site.page(
+            "queue.html",
+            **found(sort, page, decided, of, q),
+            sorts=SORTS,
+            classes=classes,
+            clustered=desk.clustered is not None,
+        )
 
     @app.get("/queue.json")
     def listed(sort: str = "worst", page: int = 1, decided: bool = False, of: int = -1, q: str = "") -> Response:

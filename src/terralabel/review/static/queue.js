@@ -1,6 +1,6 @@
 // The queue: one label at a time, beside its image at native size.
 
-import { $, $$, onRefresh, refresh, seen, send, tell, typing } from "./page.js";
+import { $, $$, change, onRefresh, refresh, seen, send, tell, typing } from "./page.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const make = (name, attributes) => {
@@ -194,6 +194,12 @@ document.addEventListener("click", (event) => {
   if (button.id === "keep") keep();
   if (button.id === "add") add();
   if (button.id === "set-class") decide("class", { class_id: Number($("#class").value) });
+});
+document.addEventListener("submit", async (event) => {
+  if (event.target.id !== "new-class") return;
+  event.preventDefault();
+  const row = unit?.row;
+  if (await change("/api/classes", { action: "new", name: $("#new-name").value }) && row !== undefined) await open(row);
 });
 document.addEventListener("change", (event) => {
   if (event.target.id === "sort") event.target.form.requestSubmit();
