@@ -119,7 +119,11 @@ def refer_fit_decoder(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the weights: made if new, gone on with if it is there.")],
     masks: Annotated[str, typer.Option("--masks", help="Whose decoder: a SAM by name, file or folder, or nano.")],
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="Where the masks lie, if elsewhere: folder of rasters, raster, COCO file.")
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="Where the masks lie, if elsewhere: folder of rasters, raster, COCO file, or outlines in a GeoPackage or GeoJSON.",
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML of settings; flags win.")] = None,
     **flags: Any,

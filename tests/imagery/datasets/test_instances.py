@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from terralabel.core.classes import ClassEntry, Classes
 from terralabel.core.grid import Window
+from terralabel.core.labelled import LabelledImage, LabelledSet
 from terralabel.errors import InputError
 from terralabel.imagery.datasets.instances import MaskSet, open_masks
 
@@ -95,6 +97,15 @@ def test_texts_with_masks_keep_their_splits(tmp_path: Path) -> None:
         (tmp_path / f"output_phrase_{split}.txt").write_text(f"{number} the house\n")
     found = open_masks(tmp_path)
     assert [(tile.split, tile.truth.area.tolist()) for tile in found.tiles] == [("train", [100]), ("val", [100])]
+
+
+def test_class_ids_of_ours_begin_at_0(tmp_path: Path) -> None:
+    label = np.full((40, 40), 255, np.uint8)
+    label[4:14, 4:14], label[20:30, 20:30] = 0, 1
+    root = folder(tmp_path, label)
+    pair = (LabelledImage("a", root / "images/a.png", root / "masks/a.png"),)
+    classes = Classes((ClassEntry(0, "house", "#ff0000"), ClassEntry(1, "background", "#000000")))
+    assert boxes(open_masks(LabelledSet("drawn", classes, pair))) == {(4, 4, 10, 10)}
 
 
 def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:

@@ -95,16 +95,24 @@ def test_prompts_are_boxes_boxes_with_points_and_points(place: SimpleNamespace) 
 def test_a_decoder_learns_and_nothing_else_moves(family: str, place: SimpleNamespace, tmp_path: Path) -> None:
     weights = official(family, tmp_path / "before.pt")
     before = answered(str(weights), place)
-    learns = family in ("sam", "sam2.1")
-    found = fitted(place, tmp_path / "out", weights, **({"steps": 120, "lr": 1e-2, "moved": 0.1} if learns else {"steps": 4}))
+    learns = family == "sam2.1"
+    found = fitted(place, tmp_path / "out", weights, **({"steps": 120, "lr": 1e-2, "moved": 0.1} if learns else {"steps": 3}))
     assert (found.learned, found.of, found.file.name) == (6, 6, "model.safetensors")
     first, last = load(weights).model.state_dict(), load(found.file).model.state_dict()
     moved = {key for key in first if not torch.equal(first[key], last[key])}
     assert moved and all(key.startswith("mask_decoder.") and "conv_s" not in key for key in moved)
     assert load(found.file).checkpoint.layout == "official"
     if learns:
-        assert answered(found.masks, place) > before + 0.2
+        assert answered(found.masks, place) > before + 0.15
     assert not (tmp_path / "out" / "features").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sam", "sam2.1", "edgetam"])
+def test_six_masks_are_learned_by_heart(family: str, place: SimpleNamespace, tmp_path: Path) -> None:
+    weights = official(family, tmp_path / "before.pt")
+    found = fitted(place, tmp_path / "out", weights, steps=300, lr=1e-2, moved=0.1)
+    assert answered(found.masks, place) > 0.6 > 0.2 > answered(str(weights), place)
 
 
 def test_segment_anything_reads_the_file(place: SimpleNamespace, tmp_path: Path) -> None:

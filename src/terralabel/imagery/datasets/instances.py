@@ -17,6 +17,7 @@ from terralabel.contracts import LabelRequest
 from terralabel.core import rle
 from terralabel.core.classes import IGNORE
 from terralabel.core.grid import TilePlan, Window, plan_tiles
+from terralabel.core.labelled import LabelledSet
 from terralabel.core.masks import Masks
 from terralabel.errors import InputError
 from terralabel.imagery.datasets.coco import Coco, CocoLabels, paint_instance
@@ -33,7 +34,7 @@ Piece = tuple[int, int, np.ndarray]
 _REASONS_SHOWN = 20
 _LAYOUT = (
     "expected a set of texts with masks (RRSIS-D, RefSegRS), a COCO file or folder, a run, images/ beside masks/, or images with"
-    " --labels: the folder of masks, a mask, or a COCO file"
+    " --labels: the folder of masks, a mask, a COCO file, or outlines in a GeoPackage or GeoJSON"
 )
 
 
@@ -67,17 +68,23 @@ class _Image:
     pieces: Callable[[Window], list[Piece]]
 
 
-def open_masks(source: str | Path, labels: str | Path | None = None, *, tile_size: int = 1024, smallest: int = 16) -> MaskSet:
+def open_masks(
+    source: str | Path | LabelledSet, labels: str | Path | None = None, *, tile_size: int = 1024, smallest: int = 16
+) -> MaskSet:
     """The true masks of `source`, in windows of `tile_size`; `labels` where they do not lie beside the images.
 
     A thing belongs to the window whose core has the centre of its box; one that does not lie whole in it, or has fewer than
-    `smallest` pixels, is left out. In label rasters 0 is nothing, and so is 255 beside other values. `InputError` where there is no mask at all.
+    `smallest` pixels, is left out. In label rasters 0 is nothing, and so is 255 beside other values; in runs and in a `LabelledSet` of class
+    ids 255 and the class "background" are. `InputError` where there is no mask at all.
     """
-    root = Path(source).absolute()
-    if not root.exists():
-        raise InputError(f"{root} does not exist: {_LAYOUT}.", "missing")
     problems: list[str] = []
-    images = list(_images(root, Path(labels).absolute() if labels is not None else None, problems))
+    if isinstance(source, LabelledSet):
+        root, images = Path(source.name), list(_of_classes(source, problems))
+    else:
+        root = Path(source).absolute()
+        if not root.exists():
+            raise InputError(f"{root} does not exist: {_LAYOUT}.", "missing")
+        images = list(_images(root, Path(labels).absolute() if labels is not None else None, problems))
     tiles: list[MaskTile] = []
     for key, image in zip(unique_keys([image.path for image in images]), images, strict=True):
         try:
@@ -119,7 +126,17 @@ def _images(root: Path, labels: Path | None, problems: list[str]) -> Iterator[_I
     coco = labels if labels is not None else root
     if coco.suffix.lower() == ".json" or (labels is None and Coco().recognises(root)):
         return _of_coco(LabelRequest(root, labels=labels), problems)
+    if labels is None and RunFolderLabels().recognises(root):
+        return _of_classes(RunFolderLabels().read(LabelRequest(root)), problems)
     return _of_rasters(_pairs(root, labels, problems), problems)
+
+
+def _of_classes(found: LabelledSet, problems: list[str]) -> Iterator[_Image]:
+    """Rasters of class ids."""
+    problems += found.problems
+    pairs = [(item.image, item.label, item.split) for item in found.images if item.label is not None]
+    background = {entry.id for entry in found.classes if entry.name.lower() == "background"}
+    return _of_rasters(pairs, problems, {IGNORE, *background})
 
 
 def _of_texts(root: Path, problems: list[str]) -> Iterator[_Image]:
@@ -162,9 +179,6 @@ def _pairs(root: Path, labels: Path | None, problems: list[str]) -> list[tuple[P
         if labels is None or not labels.is_file():
             raise InputError(f"{root} is one image: give the file of its masks (--labels FILE).", "no-label")
         return [(root, labels, "")]
-    if labels is None and RunFolderLabels().recognises(root):
-        found = RunFolderLabels().read(LabelRequest(root))
-        return [(item.image, item.label, item.split) for item in found.images if item.label is not None]
     if labels is not None:
         paired, told = pair_files(find_rasters(root), find_rasters(labels))
         pairs = [(image, label, "") for image, label in paired]
@@ -174,22 +188,26 @@ def _pairs(root: Path, labels: Path | None, problems: list[str]) -> list[tuple[P
     return [(image, label, split) for image, label, split in pairs if label is not None]
 
 
-def _of_rasters(pairs: Sequence[tuple[Path, Path, str]], problems: list[str]) -> Iterator[_Image]:
+def _of_rasters(
+    pairs: Sequence[tuple[Path, Path, str]], problems: list[str], nothing: set[int] | None = None
+) -> Iterator[_Image]:
+    """`nothing`: values that are no thing; None: 0, and 255 beside others."""
     for image, label, split in pairs:
         try:
             size = image_size(image)
             _refuse_other_size(image, size, image_size(label))
-            found = _Image(image, split, size, _parts_of(label, Window(0, 0, *size)))
+            found = _Image(image, split, size, _parts_of(label, Window(0, 0, *size), nothing))
         except InputError as error:
             problems.append(f"{error} [{error.status}]")
             continue
         yield found
 
 
-def _parts_of(label: Path, whole: Window) -> Callable[[Window], list[Piece]]:
+def _parts_of(label: Path, whole: Window, nothing: set[int] | None) -> Callable[[Window], list[Piece]]:
     """The connected parts of every value in a window of a label raster; not those that a side of the window cuts."""
 
-    nothing = {0} if set(label_values(label).tolist()) <= {0, IGNORE} else {0, IGNORE}
+    if nothing is None:
+        nothing = {0} if set(label_values(label).tolist()) <= {0, IGNORE} else {0, IGNORE}
 
     def pieces(window: Window) -> list[Piece]:
         stored, nodata = stored_label(label, window)

@@ -19,9 +19,11 @@ import numpy as np
 from terralabel.core.files import write_text
 from terralabel.core.tile import Tile
 from terralabel.errors import InputError, SettingsError
+from terralabel.export.drawn import is_drawing
 from terralabel.imagery.datasets.instances import MaskSet, MaskTile, open_masks
 from terralabel.imagery.radiometry import fit_radiometry
 from terralabel.imagery.tiles import read_tile
+from terralabel.recipes.drawn.labels import drawn_labels
 from terralabel.recipes.networks import weights_of
 from terralabel.recipes.training import needs_torch, own_folder
 from terralabel.runs.folder import RunFolder, digest
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FittedDecoder", "refer_fit_decoder"]
 
-_FEATURES = "features"
+_FEATURES, _DRAWN = "features", "drawn"
 #: What the folder may hold of its own, checkpoints apart.
 _OWN = (
     "decoder.json",
@@ -45,6 +47,7 @@ _OWN = (
     "config.json",
     "nano.safetensors",
     _FEATURES,
+    _DRAWN,
 )
 #: At most so many masks that were not learned from are answered before and after, to see what it brought.
 _JUDGED = 200
@@ -96,7 +99,8 @@ def refer_fit_decoder(
     """Fit the mask decoder of a SAM or of ``nano`` to a share of true masks; its image encoder is at rest. Resumes.
 
     `source`: what `imagery.datasets.instances.open_masks` reads: a set of texts with masks, a COCO file, a run, or images beside
-    their masks, which `labels` names where they lie elsewhere. `masks`: as for `label`, a SAM by name, file or folder, or ``nano``.
+    their masks, which `labels` names where they lie elsewhere: a folder, a raster, a COCO file, or a GeoPackage, GeoJSON, GeoParquet
+    or Shapefile with the outlines of things. `masks`: as for `label`, a SAM by name, file or folder, or ``nano``.
     Splits "train" and "" are learned from. `settings`, or their fields as `values`: see `train.referring.settings`. With the same
     seed on a CPU the same weights come out. Raises `InputError` where there is no mask, `SettingsError` for what has no such decoder.
 
@@ -109,12 +113,12 @@ def refer_fit_decoder(
     needs_torch()
     settings, progress = settings or DecoderSettings(**values), progress or Silent()
     kind, weights = _decoder_of(masks)
-    found = source if isinstance(source, MaskSet) else open_masks(source, labels, tile_size=settings.tile_size)
-    for problem in found.problems:
-        progress.say(f"left out: {problem}")
-    taught, others, count = _shared_out(found, settings)
     folder = own_folder(Path(out), _OWN, "mask decoder")
     with RunFolder(folder).lock(progress.say):
+        found = source if isinstance(source, MaskSet) else _opened(source, labels, folder / _DRAWN, settings, progress)
+        for problem in found.problems:
+            progress.say(f"left out: {problem}")
+        taught, others, count = _shared_out(found, settings)
         pupil = _pupil(kind, weights, _Pictures(found.tiles, settings), folder / _FEATURES, settings)
         note = {"masks": f"{pupil.name} {pupil.origin}", "settings": stored(settings), "lessons": _identity(taught)}
         loss, before, after = _learn(pupil, taught, others, folder, settings, json.loads(json.dumps(note)), progress)
@@ -122,6 +126,16 @@ def refer_fit_decoder(
     file = folder / pupil.file
     named = f"nano:{file}" if kind == "nano" else str(file)
     return FittedDecoder(file, named, pupil.name, len(taught), count, len(others), before, after, loss, found.problems)
+
+
+def _opened(
+    source: str | Path, labels: str | Path | None, drawn: Path, settings: DecoderSettings, progress: Progress
+) -> MaskSet:
+    """The true masks; shapes that somebody drew in a GIS become rasters in `drawn` first."""
+    if labels is None or not is_drawing(labels):
+        return open_masks(source, labels, tile_size=settings.tile_size)
+    shapes = drawn_labels(source, labels, drawn, progress=progress, bands=settings.bands)
+    return open_masks(shapes, tile_size=settings.tile_size)
 
 
 def _decoder_of(masks: str) -> tuple[str, str]:

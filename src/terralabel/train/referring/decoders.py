@@ -114,10 +114,7 @@ class DecoderPupil(Protocol):
 
 
 class SamPupil:
-    """The decoder of a network of the SAM family. `pictures` reads a window; `kept` is the folder for its features.
-
-    lr is SAM's own of the end of its training, about.
-    """
+    """The decoder of a network of the SAM family. `pictures` reads a window; `kept` is the folder for its features."""
 
     lr, early, file = 1e-4, False, "model.safetensors"
 
@@ -180,7 +177,7 @@ class SamPupil:
 class NanoPupil:
     """The decoder of `nano`, the shipped one or that of a file. What batch norm measured stays as it is."""
 
-    lr, early, file, name = 5e-4, False, "nano.safetensors", "nano"
+    lr, early, file, name = 2e-4, False, "nano.safetensors", "nano"
 
     def __init__(self, weights: str, pictures: Pictures, moved: float, device: str = "auto") -> None:
         whole, self.origin = read_network(Path(weights).expanduser() if weights else SHIPPED)

@@ -34,10 +34,8 @@ class DecoderSettings:
     share: float = setting(0.1, "Learn from this share of the masks, drawn by the seed.", low=0.0, high=1.0)
     steps: int = setting(400, "Batches in all.", low=1)
     batch_size: int = setting(8, "Masks in a batch.", low=1)
-    lr: float = setting(0.0, "Learning rate at its highest; 0: 0.0001 for the SAM family, 0.0005 for nano.", low=0.0)
-    moved: float = setting(
-        0.2, "Sides of the prompting boxes move by up to this share of their length.", low=0.0, high=0.5
-    )  # fmt: skip
+    lr: float = setting(0.0, "Learning rate at its highest; 0: 0.0001 for the SAM family, 0.0002 for nano.", low=0.0)
+    moved: float = setting(0.2, "Sides of the prompting boxes move by up to this share of their length.", low=0.0, high=0.5)
     tile_size: int = setting(1024, "Side of the square windows that images are seen in, pixels.", low=32, high=16384)
     bands: tuple[int, ...] | None = setting(None, "Bands to use, 1-based, comma-separated, in this order.")
     seed: int = setting(0, "Seed of the share, the batches and the prompts.", low=0)
