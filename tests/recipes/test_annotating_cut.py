@@ -63,6 +63,10 @@ def test_nothing_held_out_is_no_cut(tmp_path: Path) -> None:
     assert cut_of(tmp_path) == () and cut_of(tmp_path / "step-1.json") == ()
     (tmp_path / "held_out.json").write_text(json.dumps({"iou": {}, "accuracy": 1, "cut": [1.0, 0.5]}))
     assert cut_of(tmp_path) == (1.0, 0.5) == cut_of(tmp_path / "step-1.safetensors")
+    (tmp_path / "cut.json").write_text(json.dumps({"cut": [1.0, 0.8]}))
+    assert cut_of(tmp_path) == (1.0, 0.8), "networks of fewer images find more that is not there"
+    (tmp_path / "cut.json").write_text(json.dumps({"cut": [1.0, 0.2]}))
+    assert cut_of(tmp_path) == (1.0, 0.5), "of what it has seen the model is surer"
 
 
 def test_a_model_without_folds_learns_its_cut_from_what_it_has_seen(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ MODEL/
   log.csv, curves.png     how it learned
   folds/1/ ...            the same for each fold's network
   held_out.json           how well these label the images that they have not seen
-  cut.json                how much of each class to find, where no folds were held out (else in held_out.json)
+  cut.json                how much of each class to find, by images that were learned from; held_out.json has it by others
   judge.json              what predicts the quality of labels, fitted on these; its pictures beside it
 """
 
@@ -117,8 +117,7 @@ def annotate_fit(
             plan.train(folder / "folds" / str(fold + 1), progress, without=fold)
         held_out = judge_folds(plan, folder, progress)
         checkpoint = plan.train(folder, progress)
-        if held_out is None:
-            learned_cut(plan, folder, progress)
+        learned_cut(plan, folder, progress)
     return Fitted(folder, checkpoint, labelled.classes, len(plan.survey.sizes), plan.folds, held_out, plan.notes)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldOut", "judge_folds", "learned_cut", "look_at_item", "measured_in"]
 
-#: Images that the cut is learned from where none were held out.
+#: Images that were learned from of which the cut is learned, at most.
 _CUT_ON = 32
 
 
@@ -113,9 +113,10 @@ def _iou(counts: np.ndarray, class_id: int) -> float:
 
 
 def learned_cut(plan: Plan, folder: Path, progress: Progress) -> None:
-    """Without held-out images, how much of a class to find is learned from those that were learned from.
+    """How much of a class the network is to find, by images that it has learned from.
 
-    These are found more easily than others, so that they can tell of too much only: no class gets more weight.
+    These are found more easily than others, so that they can tell of too much only: no class gets more weight. (`cut_of` joins this
+    with what held-out images say of the networks of the folds.)
     """
     path = folder / "cut.json"
     if path.is_file():
