@@ -45,6 +45,9 @@ def test_what_is_missing_is_told(say: Callable, tmp_path: Path) -> None:
     assert "it has test" in say("evaluate", "referring", tmp_path / "texts", "--split", "val", "--locator", "truth").err
     assert "Nothing says where things are" in say("evaluate", "referring", tmp_path / "texts").err
     assert "it has no masks" in say("evaluate", "referring", tmp_path / "triplets.csv", "--locator", "truth").err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear reader")
+    assert "is not empty and no locator" in say("refer", "fit", tmp_path / "triplets.csv", "--out", tmp_path / "mine").err
     assert "expected small" in say("refer", "fit", tmp_path / "triplets.csv", "--out", tmp_path / "l", "--start", "huge").err
 
 

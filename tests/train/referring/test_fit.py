@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from terralabel.core.files import TEMPORARY_PREFIX  # noqa: E402
 from terralabel.core.tile import Tile  # noqa: E402
 from terralabel.core.triplets import Triplet  # noqa: E402
 from terralabel.errors import RunError, WeightsError  # noqa: E402
@@ -19,6 +20,7 @@ from terralabel.train.referring.fit import fit  # noqa: E402
 from terralabel.train.referring.losses import focal, generalised_iou, locator_loss, matched  # noqa: E402
 from terralabel.train.referring.pupils import ReleasedPupil, SmallPupil  # noqa: E402
 from terralabel.train.referring.settings import FitSettings  # noqa: E402
+from terralabel.train.segmentation.logs import read_log  # noqa: E402
 
 _COLOURS = {"red": (200, 40, 40), "blue": (40, 60, 200), "green": (40, 170, 60), "white": (240, 240, 240)}
 
@@ -111,7 +113,12 @@ def test_models_of_transformers_go_on_learning(family: str, tmp_path: Path) -> N
     items = [replace(item, text=item.text.split()[1]) for item in items]  # the tiny tokenizer reads letter by letter
     pupil = ReleasedPupil(painted.__getitem__, load_grounding(family, str(saved), "cpu"))
     before = float(pupil.loss(items).detach())
+    cut_off = tmp_path / "out" / f"{TEMPORARY_PREFIX}saved"  # as a kill leaves it
+    cut_off.mkdir(parents=True)
+    (cut_off / "model.safetensors").write_bytes(b"half a fi")
     fit(pupil, items, tmp_path / "out", FitSettings(steps=8, batch_size=2, lr=3e-3), {})
+    assert not list(tmp_path.rglob(f"{TEMPORARY_PREFIX}*")) and not list(tmp_path.glob(".*"))
+    assert [row["step"] for row in read_log(tmp_path / "out" / "log.csv")] == [8]
     assert float(pupil.loss(items).detach()) < before
     locator = fitted(str(tmp_path / "out")).on("cpu")
     boxes, scores = locator.locate(Tile.from_array(painted[items[0].image]), items[0].text)
