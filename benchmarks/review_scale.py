@@ -1,10 +1,10 @@
 """How long the pages of `terralabel review` take, and what the server holds, on a run of many scenes and judged labels.
 
-    python benchmarks/review_scale.py [--scenes N] [--units N] [--clusters N] [--tiles N] [--real] [--masks tree|nano] [--browser]
+    python benchmarks/review_scale.py [--scenes N] [--units N] [--clusters N] [--tiles N] [--real] [--masks tree|nano] [--size N] [--browser]
         [--keep DIR]
 
 The run is of painted scenes: a few are labelled, and the lists are filled up with copies (as many scenes and judged labels as
-asked for), so that only the page is measured; with --real all scenes are labelled, 160 px each, and nothing is copied. CPU seconds of
+asked for), so that only the page is measured; with --real all scenes are labelled and nothing is copied. CPU seconds of
 the server, the first request and the median of five more. --browser: the same pages in headless Chromium through Playwright, wall time from
 the start of a navigation to the first paint of content and to the end of the document, and from a click to its mask, with the CPU time of the server
 beside it.
@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=1_000_000)
     parser.add_argument("--clusters", type=int, default=48)
     parser.add_argument("--tiles", type=int, default=400)
+    parser.add_argument("--size", type=int, default=512, help="Side of a scene, pixels.")
     parser.add_argument("--masks", default="tree")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--browser", action="store_true")
@@ -203,10 +204,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
         if not (folder / "images").is_dir():
-            write_demo(folder, seed=3, scenes=args.scenes if args.real else 2, size=160 if args.real else 512)
+            write_demo(folder, seed=3, scenes=args.scenes if args.real else 2, size=args.size)
         clusters = args.clusters if args.real else 12
         run = tl.label(folder / "images", folder / "run", clusters=str(clusters), masks=args.masks, workers=0)
-        judge(run, args.units, 160 if args.real else 512, len(run.classes))
+        judge(run, args.units, args.size, len(run.classes))
         began = time.process_time()
         survey = survey_clusters(run)
         spent = time.process_time() - began
