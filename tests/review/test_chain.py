@@ -100,7 +100,7 @@ def name_classes(page: Any) -> None:
 
 
 def work_queue(page: Any) -> dict[str, Any]:
-    """A mask fixed by a click, a label accepted, one rejected; returns the box that the new mask was clicked in."""
+    """A mask fixed by a click, a new class, a mask of it added, a label accepted, one rejected; returns the box that the new mask was clicked in."""
     page.goto(f"{page.base}queue?sort=gain")
     page.wait_for_selector("#stage path.edge")
     row = int(page.get_attribute(".unit[aria-current]", "data-row"))
@@ -112,7 +112,21 @@ def work_queue(page: Any) -> dict[str, Any]:
     mask = page.evaluate("document.querySelector('#stage path.fresh').getAttribute('d')")
     page.click("#keep")
     versions(page, 9)
-    for count, button in ((10, "#accept"), (11, "#reject")):
+    page.wait_for_selector("#stage path.edge")
+    page.fill("#new-name", "pool")
+    page.click("#new-class button")
+    versions(page, 10)
+    expect(page.locator("#class option", has_text="pool")).to_have_count(1)
+    page.wait_for_selector("#stage path.edge")
+    page.select_option("#class", label="pool")
+    page.keyboard.press("Tab")  # out of the list of classes: keys are the page's again
+    page.click("#fix")
+    page.click("#stage svg", position={"x": 60, "y": 60})
+    page.wait_for_selector("#stage path.fresh")
+    page.keyboard.press("+")
+    versions(page, 11)
+    page.keyboard.press("Escape")
+    for count, button in ((12, "#accept"), (13, "#reject")):
         page.wait_for_selector("#stage path.edge")
         page.click(button)
         versions(page, count)
@@ -133,14 +147,14 @@ def test_from_clusters_to_a_file_that_says_what_was_done(run: Run, opened: Any, 
             card.get_attribute("data-id"): card.query_selector("input.name").input_value()
             for card in opened.query_selector_all(".card:not(.dropped)")
         }
-        assert names == {"0": "cluster 0", "1": "water", "2": "field", "6": "cluster 0 / 2"}
+        assert names == {"0": "cluster 0", "1": "water", "2": "field", "6": "cluster 0 / 2", "7": "pool"}
         assert opened.locator("#cluster-5.dropped").count() == 1
         opened.goto(f"{url}journal")
-        assert opened.locator("tbody tr").count() == 11 and "ada" in opened.inner_text("tbody")
+        assert opened.locator("tbody tr").count() == 13 and "ada" in opened.inner_text("tbody")
         process.kill()  # nothing was painted yet; the journal has it all
     export_run(open_run(run.path), ["geotiff"], tmp_path / "out")
     told = {entry["name"]: entry["id"] for entry in json.loads((tmp_path / "out" / "classes.json").read_text())["classes"]}
-    assert told == {"cluster 0": 0, "water": 1, "field": 2, "cluster 0 / 2": 6}
+    assert told == {"cluster 0": 0, "water": 1, "field": 2, "cluster 0 / 2": 6, "pool": 7}
     _check(labels_of(tmp_path / "out"), before, open_run(run.path), fixed)
 
 
@@ -156,7 +170,12 @@ def _check(labels: dict[str, np.ndarray], before: Any, run: Run, fixed: dict[str
             there = (ids == number) & free
             assert set(np.unique(labels[stem][there]).tolist()) <= wanted[old], (stem, number, old)
     kinds = [item.kind for item in run.corrections.items]
-    assert kinds.count("shape") == 1 and "class" in kinds and "deleted" in kinds
+    assert (
+        kinds.count("shape") == 1
+        and [i.class_id for i in run.corrections.items if i.kind == "drawn"] == [7]
+        and "class" in kinds
+        and "deleted" in kinds
+    )
     drawn = next(item for item in run.corrections.items if item.kind == "shape")
     shown = drawn.shown.crop(drawn.shown.box)
     assert drawn.class_id == 2 and drawn.author == "ada" and fixed["mask"].startswith("M") and shown.any()
