@@ -94,12 +94,15 @@ def weighted(probabilities: np.ndarray, cut: Sequence[float]) -> np.ndarray:
 
 
 def cut_of(model: Path) -> tuple[float, ...]:
-    """The weights of a model's classes: of those that held-out images gave and those of images learned from, the milder ones.
+    """The weights of a model's classes, by held-out images and by those learned from; none where there is neither.
 
-    Both are too strict as a rule: the networks of the folds, which saw fewer images, find more that is not there than the model itself;
-    and of images that it has seen, the model is surer than of others. None where there is neither.
+    What held-out images say is of the networks of the folds, which saw fewer images and find more that is not there than the model
+    itself: where images learned from are content with a milder weight, it is half-way between the two (their geometric mean).
     """
     folder = model if model.is_dir() else model.parent
     found = [json.loads(p.read_text(encoding="utf-8")) for p in (folder / "held_out.json", folder / "cut.json") if p.is_file()]
-    cuts = [made["cut"] for made in found if made.get("cut")]
-    return tuple(float(max(weights)) for weights in zip(*cuts, strict=True))
+    cuts = [np.array(made["cut"]) for made in found if made.get("cut")]
+    if not cuts:
+        return ()
+    first, last = cuts[0], cuts[-1]
+    return tuple(np.sqrt(first * np.maximum(first, last)).tolist())
