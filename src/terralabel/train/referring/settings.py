@@ -32,7 +32,7 @@ class DecoderSettings:
     """Settings of `terralabel refer fit-decoder`."""
 
     share: float = setting(0.1, "Learn from this share of the masks, drawn by the seed.", low=0.0, high=1.0)
-    steps: int = setting(400, "Batches in all.", low=1)
+    steps: int = setting(300, "Batches in all.", low=1)
     batch_size: int = setting(8, "Masks in a batch.", low=1)
     lr: float = setting(0.0, "Learning rate at its highest; 0: 0.0001 for the SAM family, 0.0002 for nano.", low=0.0)
     moved: float = setting(0.2, "Sides of the prompting boxes move by up to this share of their length.", low=0.0, high=0.5)
