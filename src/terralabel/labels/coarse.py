@@ -12,7 +12,7 @@ import numpy as np
 
 from terralabel.core.classes import IGNORE
 
-__all__ = ["DEPTH", "SURE", "Belief", "signed_depth", "without_borders"]
+__all__ = ["DEPTH", "SURE", "Belief", "agreed", "posterior", "signed_depth", "without_borders"]
 
 #: Depths beyond this many pixels are alike.
 DEPTH = 24
@@ -84,19 +84,33 @@ class Belief:
             odds.append(_rising(np.log(share / (1 - share)) - np.log(base / (1 - base)), total))
         return cls(np.array(odds))
 
-    def applied(self, probabilities: np.ndarray, labels: np.ndarray, band: int, sure: float = SURE) -> np.ndarray:
-        """(K, H, W) float32: the label's word and the network's together (Bayes); `labels` hold indices, 255 says nothing.
+    def odds(self, probabilities: np.ndarray) -> np.ndarray:
+        """(K, H, W) float64: what probabilities (K, H, W) are worth."""
+        return np.stack([self.log_odds[index][_step_of(p)] for index, p in enumerate(probabilities)])
 
-        A label is held for right with probability `sure` from `band` pixels inside its border on, for as good as unknown at it.
-        """
-        known, most = labels != IGNORE, np.log(sure / (1 - sure))
-        logits = np.empty(probabilities.shape)
-        for index, p in enumerate(probabilities):
-            depth = signed_depth((labels == index) | ~known)
-            word = np.where(known, most * np.clip(depth / max(band, 1), -1, 1), 0)
-            logits[index] = word + self.log_odds[index][_step_of(p)]
-        odds = 1 / (1 + np.exp(-logits))
-        return (odds / odds.sum(axis=0)).astype(np.float32)
+    def applied(self, probabilities: np.ndarray, labels: np.ndarray, band: int, sure: float = SURE) -> np.ndarray:
+        """`posterior` of the network's word alone."""
+        return posterior(self.odds(probabilities), labels, band, sure)
+
+
+def posterior(odds: np.ndarray, labels: np.ndarray, band: int, sure: float = SURE) -> np.ndarray:
+    """(K, H, W) float32: the label's word and others' (log odds, (K, H, W)) together (Bayes); `labels` hold indices, 255 says nothing.
+
+    A label is held for right with probability `sure` from `band` pixels inside its border on, for as good as unknown at it.
+    """
+    known, most = labels != IGNORE, np.log(sure / (1 - sure))
+    logits = np.empty(odds.shape)
+    for index, others in enumerate(odds):
+        depth = signed_depth((labels == index) | ~known)
+        logits[index] = np.where(known, most * np.clip(depth / max(band, 1), -1, 1), 0) + others
+    shares = 1 / (1 + np.exp(-logits))
+    return (shares / shares.sum(axis=0)).astype(np.float32)
+
+
+def agreed(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of two log odds the weaker, where both point the same way; 0 where they do not."""
+    weaker = np.where(np.abs(one) < np.abs(other), one, other)
+    return np.where(np.sign(one) == np.sign(other), weaker, 0.0)
 
 
 def _step_of(probability: np.ndarray) -> np.ndarray:

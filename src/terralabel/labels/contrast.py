@@ -12,7 +12,18 @@ import numpy as np
 
 from terralabel.core.classes import IGNORE
 
-__all__ = ["LOOKS", "RINGS", "change_across", "growth_by_change", "growth_shows", "look_of", "looks", "rings", "typical_looks"]
+__all__ = [
+    "LOOKS",
+    "RINGS",
+    "change_across",
+    "change_at_border",
+    "growth_by_change",
+    "growth_shows",
+    "look_of",
+    "looks",
+    "rings",
+    "typical_looks",
+]
 
 #: Looks that pixels are sorted into.
 LOOKS = 48
@@ -88,6 +99,11 @@ def change_across(counts: np.ndarray) -> np.ndarray:
         parts = [(p * np.log(np.maximum(p, 1e-12) / middle)).sum() / 2 for p in shares]
         found.append(sum(parts) * min(side.sum() for side in sides))
     return np.array(found)
+
+
+def change_at_border(counts: np.ndarray) -> float:
+    """`change_across` the labels' own borders."""
+    return float(change_across(counts)[_FARTHEST])
 
 
 def growth_by_change(counts: np.ndarray) -> int:

@@ -1,9 +1,10 @@
 """Coarse labels in, better labels out: every image is labelled by a network that learned from the coarse labels of others.
 
-    alignment    labels are grown or shrunk, and moved, to where edges of the images are, if that shows clearly enough
+    alignment    labels are moved, and grown or shrunk, to where images' edges and looks say, if that shows clearly enough
+    redrawing    compact objects are drawn anew from their boxes, if edges and looks say clearly that this is better
     networks     learn from what lies clear of the borders; one for each fold, and none sees what it is to label
-    belief       what the networks' word is worth is measured where the labels are most likely right
-    posterior    the network's word and the label's together; specks and holes go
+    opinions     networks may see many labels' objects elsewhere; what they and pixels' colours say is weighed where labels are likely right
+    posterior    the label's word, and what both others say, together; specks and holes go
 
 RUN/labels/ are the enhanced labels, RUN/coarse/ the labels as they were, RUN/changes.csv says what was done to each.
 """
@@ -13,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from terralabel.core.classes import IGNORE
 from terralabel.core.grid import Window, plan_tiles
 from terralabel.core.labelled import LabelledImage, LabelledSet
 from terralabel.core.scene import Scene
@@ -26,14 +26,16 @@ from terralabel.imagery.datasets import read_label
 from terralabel.imagery.radiometry import Radiometry
 from terralabel.imagery.sources import SourceFile, content_hash
 from terralabel.imagery.tiles import scene_of
-from terralabel.labels.coarse import DEPTH, Belief, without_borders
+from terralabel.labels.coarse import DEPTH, without_borders
 from terralabel.labels.quality.judge import rules_judge
 from terralabel.recipes.annotate.aligning import Alignment, align_labels
 from terralabel.recipes.annotate.apply import pictures_of
 from terralabel.recipes.annotate.changes import Change, draw_changes, write_changes
 from terralabel.recipes.annotate.fit import agree, made_folder
+from terralabel.recipes.annotate.opinions import Opinions, shifted_by_networks
 from terralabel.recipes.annotate.pictures import PICTURE, Decided, Labelling, Signalled
 from terralabel.recipes.annotate.plan import Plan, prepare
+from terralabel.recipes.annotate.redrawing import drawer, redraw_labels, settled_redraw
 from terralabel.recipes.annotate.views import Seen, look, make_views, windows_of
 from terralabel.recipes.labels_run import LabelsRun, is_labels, write_labels_run
 from terralabel.recipes.pretrain import opened, run_radiometry
@@ -45,9 +47,6 @@ from terralabel.runs.progress import Progress, Silent
 from terralabel.train.annotation.settings import EnhanceSettings
 from terralabel.train.segmentation.samples import Reader, class_table
 from terralabel.train.segmentation.settings import stored
-
-if TYPE_CHECKING:
-    from terralabel.train.annotation.views import Views
 
 __all__ = ["enhance"]
 
@@ -90,6 +89,7 @@ def enhance(
         raise RunError(f"{folder.path} is a run of another kind: choose another folder.")
     how: dict[str, Any] = {"sensor": settings.sensor, "bands": settings.bands}
     model = folder.path / "model"
+    settings = settled_redraw(settings, model)
     labelled = images if isinstance(images, LabelledSet) else opened(images, progress, given, out=model, **how)
     own = None if isinstance(images, LabelledSet) else run_radiometry(Path(images))
     with folder.lock(progress.say):
@@ -153,8 +153,12 @@ def _plan(labelled: LabelledSet, settings: EnhanceSettings, progress: Progress, 
             "too-few",
         )
     how = plan.labelled, plan.survey.sizes, plan.radiometry, plan.background, settings.shift, progress
+    aligned = align_labels(*how)
+    if settings.redraw != "none":
+        items = [item for item in plan.labelled.images if item.key in plan.survey.sizes]
+        aligned = redraw_labels(aligned, items, plan.survey.sizes, plan.radiometry, drawer(settings), progress)
     values = {item.name: getattr(plan, item.name) for item in fields(plan)}
-    return _CoarsePlan(**values, alignment=align_labels(*how), band=settings.band)
+    return _CoarsePlan(**values, alignment=aligned, band=settings.band)
 
 
 class Repair:
@@ -167,8 +171,6 @@ class Repair:
         self.items = [item for item in plan.labelled.images if item.key in plan.survey.sizes]
         self.scenes = [self._scene(item) for item in self.items]
         self.seen: dict[str, Seen] = {}
-        self.counts = 0.0 * Belief.counted(np.zeros((len(plan.labelled.classes), 1, 1)), np.zeros((1, 1), np.uint8), 0)
-        self._table = class_table(plan.labelled.classes)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -176,6 +178,8 @@ class Repair:
         growth = self.alignment.growth
         notes = ["enhanced labels; those before are in coarse/, what changed in changes.csv"]
         notes += [f"coarse objects were {abs(growth)} px too {'narrow' if growth > 0 else 'wide'}"] if growth else []
+        drawn = sum(len(those) for those in self.alignment.redrawn.values())
+        notes += [f"{drawn} objects were drawn anew by {self.settings.redraw}"] if drawn else []
         return {
             "made_by": "enhance 1",
             "classes": self.plan.labelled.classes,
@@ -193,7 +197,7 @@ class Repair:
     # ------------------------------------------------------------------------------------------------------------- looking
 
     def look_at_all(self, model: Path) -> None:
-        """Every image by the network of its fold; then what the networks' word is worth."""
+        """Every image by the network of its fold; then where they see the labels' objects."""
         from terralabel.train.segmentation.checkpoint import open_checkpoint
 
         for fold in range(self.plan.folds):
@@ -204,33 +208,24 @@ class Repair:
             self.progress.start(f"look {fold + 1}/{self.plan.folds}", total, "windows")
             for item, scene in mine:
                 name = digest([checkpoint.sha256, stored(self.settings.looking), scene.sha256])
-                self._look(item, scene, views, name)
+                with self.plan.radiometry.open(item.image) as raster:
+                    how = self.plan.radiometry, views, self.folder, name, self.progress.advance
+                    self.seen[scene.key] = look(scene, raster, *how, on_disk=True)
             self.progress.finish()
-
-    def _look(self, item: LabelledImage, scene: Scene, views: Views, name: str) -> None:
-        radiometry = self.plan.radiometry
-        with radiometry.open(item.image) as raster:
-            seen = look(scene, raster, radiometry, views, self.folder, name, self.progress.advance, on_disk=True)
-        self.seen[scene.key] = seen
-        for window in _squares(scene):
-            channels, valid = seen.read(window)
-            labels = np.where(valid, self._coarse(item, scene, window), IGNORE).astype(np.uint8)
-            self.counts += Belief.counted(seen.layers.split(channels)[0], labels, self.settings.band)
-
-    def _coarse(self, item: LabelledImage, scene: Scene, window: Window) -> np.ndarray:
-        """(h, w) uint8 indices of the aligned coarse label; 255 where there is none."""
-        return self._table[self.alignment.label(item, window, (scene.width, scene.height))]
+        sizes = self.plan.survey.sizes
+        self.alignment = shifted_by_networks(self.alignment, self.items, self.seen, sizes, self.settings.shift, self.progress)
 
     # ------------------------------------------------------------------------------------------------------------- mending
 
     def mend_all(self) -> None:
         """Write every label, the coarse one beside it, verdicts, and what changed."""
-        belief = Belief.of_counts(self.counts)
+        opinions = Opinions(self.alignment, self.plan.radiometry, self.seen, self.plan.survey.sizes)
+        opinions.measure(self.items, self.settings.band, self.progress)
         before, after = Signalled(self.plan.background), Signalled(self.plan.background)
         changes = []
         self.progress.start("mend", len(self.scenes), "images")
         for item, scene in zip(self.items, self.scenes, strict=True):
-            changes.append(self._mend(item, scene, belief, before, after))
+            changes.append(self._mend(item, scene, opinions, before, after))
             self.progress.advance()
         self.progress.finish()
         judge = rules_judge()
@@ -252,14 +247,14 @@ class Repair:
     def _path(self, folder: str, scene: Scene) -> Path:
         return self.folder.path / folder / f"{scene.key}.tif"
 
-    def _mend(self, item: LabelledImage, scene: Scene, belief: Belief, before: Signalled, after: Signalled) -> Change:
+    def _mend(self, item: LabelledImage, scene: Scene, opinions: Opinions, before: Signalled, after: Signalled) -> Change:
         from terralabel.export.rasters import write_label_raster
 
         classes, background, seen = self.plan.labelled.classes, self.plan.background, self.seen[scene.key]
         change = Change(scene.key, self.alignment.shift(item.key))
 
         def refine(window: Window, said: np.ndarray, valid: np.ndarray) -> np.ndarray:
-            return belief.applied(said, self._coarse(item, scene, window), self.settings.band) if self.settings.trust else said
+            return opinions.together(item, window, said) if self.settings.trust else said
 
         how = Labelling(classes, background, self.settings.specks, refine, DEPTH)
 

@@ -144,6 +144,12 @@ class EnhanceSettings(AnnotateSettings):
         8, "Look so many pixels around for where coarse labels fit the edges of their images; 0: they stay.", low=0, high=64,
         group=_COARSE,
     )  # fmt: skip
+    redraw: str = setting(
+        "auto",
+        "What draws compact objects anew from their boxes, where edges of the images say that is better: auto (a SAM whose weights are here,"
+        " else nano), nano, tree, a SAM by name, or none.",
+        group=_COARSE,
+    )
     trust: bool = setting(True, "Let coarse labels have a say beside the networks'; off: only networks have.", group=_COARSE)
     pictures: int = setting(12, "Pictures of before and after, of the labels that changed most.", low=0, results=False)
     tile_size: int = like(ApplySettings, "tile_size")
