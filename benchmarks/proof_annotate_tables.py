@@ -178,7 +178,7 @@ def enhance_table(cells: Mapping[Cell, dict[str, Any]]) -> str:
     """IoU of coarse labels to the truth before and after."""
     lines = []
     for name in _sets(cells):
-        for kind in KINDS:
+        for kind in (*KINDS, "exact"):
             found = _of(cells, name, kind).values()
             before, after = ([float(r[when]["target"]) for r in found] for when in ("before", "after"))
             if before:
