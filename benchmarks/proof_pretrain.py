@@ -6,7 +6,8 @@ For each set: `terralabel.label` makes pseudo-labels of all its images, without 
 `terralabel.finetune` trains on the true labels of 1, 3 and 10 images, once from the pre-trained network (`--load overall`) and
 once from scratch, with the same steps, crops and seed; `terralabel.predict` labels the test images, a third of the set that is
 never fine-tuned on, and `terralabel.evaluate_segmentation` measures them. The images of 1, 3 and 10 are nested and are the
-same for all. (The test images are in the set that is pre-trained on, without their truth: that is what a user has.)
+same for all. `--longer` adds a third start: from scratch with as many steps as both trainings have together, all of them on the few drawn
+labels, which tells a gain by labels from one by steps. (The test images are in the set that is pre-trained on, without their truth: that is what a user has.)
 
 Every cell (set, start, images, seed) is a small JSON file in `OUT/cells`, so that the proof goes on where it was stopped, and a
 training inside a cell does, too. `OUT/pretrain.md` has the table, `OUT/pretrain.png` the curves.
@@ -19,7 +20,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from terralabel.recipes.training import train
 
 #: The start of a network that was not pre-trained.
 SCRATCH = "scratch"
+#: The same with as many steps as pre-training and fine-tuning have together, all of them on the few drawn labels.
+LONGER = "scratch, all steps"
 #: Images that a network is fine-tuned on.
 COUNTS = (1, 3, 10)
 #: Clusters of the pseudo-labels.
@@ -86,7 +89,12 @@ class Cell:
     @property
     def name(self) -> str:
         """A file name."""
-        return f"{self.data_set}-{self.start}-{self.images}-{self.seed}"
+        return f"{self.data_set}-{self.start.replace(', ', '-').replace(' ', '-')}-{self.images}-{self.seed}"
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it began with weights of a training on pseudo-labels."""
+        return self.start not in (SCRATCH, LONGER)
 
 
 def split(labelled: LabelledSet) -> tuple[list[str], list[str]]:
@@ -128,6 +136,8 @@ def measure(
     few = drawn(labelled, pool, cell.images, cell.seed)
     work = out / "work" / cell.name
     radiometry = None if start is not None else _radiometry(labelled)
+    if cell.start == LONGER:
+        plan = replace(plan, steps=plan.pretrain_steps + plan.steps)
     tuned = _finetuned(few, work / "tuned", start, radiometry, plan, cell.seed)
     images = [item.image for item in labelled.images if item.key in set(tested)]
     tl.predict(tuned, images, work / "predicted", tile_size=256, device=str(plan.settings["device"]), threads=1)
@@ -160,18 +170,18 @@ def _finetuned(few: LabelledSet, out: Path, start: Path | None, radiometry: Radi
 
 
 def prove(
-    sets: Sequence[DataSet], data: Path, out: Path, masks: Sequence[str], counts: Sequence[int], seeds: int, plan: Plan
+    sets: Sequence[DataSet], data: Path, out: Path, starts: Sequence[str], counts: Sequence[int], seeds: int, plan: Plan
 ) -> None:
     """Every cell that is not there yet; the table and the picture after each."""
     for data_set in sets:
         labelled = data_set.labelled(data)
-        for seed, start in product(range(seeds), (SCRATCH, *masks)):
+        for seed, start in product(range(seeds), starts):
             cells = [Cell(data_set.name, start, count, seed) for count in counts]
             missing = [cell for cell in cells if not (out / "cells" / f"{cell.name}.json").exists()]
             if not missing:
                 continue
             folder = None
-            if start != SCRATCH:
+            if cells[0].pretrained:
                 folder = pretrained(data_set, pseudo_labels(data_set, labelled, start, out), start, seed, plan, out)
             for cell in missing:
                 began = time.process_time()
@@ -201,7 +211,7 @@ def write_results(out: Path) -> None:
 
 def _ordered(values: Iterable[str]) -> list[str]:
     """Starts: from scratch first."""
-    return sorted(set(values), key=lambda start: (start != SCRATCH, start))
+    return sorted(set(values), key=lambda start: (start != SCRATCH, start != LONGER, start))
 
 
 def table(cells: dict[Cell, float]) -> str:
@@ -247,7 +257,7 @@ def chart(name: str, cells: dict[Cell, float]) -> Chart:
     for start in _ordered(cell.start for cell in cells if cell.data_set == name):
         counts = sorted({cell.images for cell in cells if (cell.data_set, cell.start) == (name, start)})
         values = [list(_by_seed(cells, name, start, count).values()) for count in counts]
-        title = start if start == SCRATCH else f"pre-trained, {start}"
+        title = start if start in (SCRATCH, LONGER) else f"pre-trained, {start}"
         points = [(float(count), float(np.mean(v))) for count, v in zip(counts, values, strict=True)]
         lines.append(Line(title, points, [float(np.std(v)) for v in values], dots=True))
     return Chart(f"{name}: mIoU on test images", "images with drawn labels", lines)
@@ -260,6 +270,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("proof/pretrain"), help="folder of cells, table and picture")
     parser.add_argument("--sets", nargs="*", default=[s.name for s in SETS], help="only these sets")
     parser.add_argument("--masks", nargs="*", default=["nano", "tree"], help="mask generators of the pseudo-labels")
+    parser.add_argument("--longer", action="store_true", help="also from scratch with the steps of both trainings")
     parser.add_argument("--counts", nargs="*", type=int, default=list(COUNTS), help="numbers of labelled images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--network", default="upernet-r18")
@@ -274,7 +285,8 @@ def main() -> None:
                 "warmup": 20, "threads": 1, "save_every": 200}  # fmt: skip
     plan = Plan(given.network, given.pretrain_steps, given.steps, settings)
     sets = [data_set for data_set in SETS if data_set.name in given.sets]
-    prove(sets, given.data, given.out, given.masks, given.counts, given.seeds, plan)
+    starts = [SCRATCH, *([LONGER] if given.longer else []), *given.masks]
+    prove(sets, given.data, given.out, starts, given.counts, given.seeds, plan)
     write_results(given.out)
     print(table(read_cells(given.out)))
 

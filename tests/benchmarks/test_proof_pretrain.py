@@ -63,10 +63,11 @@ def test_the_whole_proof_tiny_and_resumed(data: Path, tmp_path: Path, capsys: py
     settings = {"batch_size": 2, "crop": 64, "optimizer": "adamw", "lr": 1e-3, "device": "cpu", "threads": 1, "save_every": 200}
     plan = Plan("timm:test_resnet:fcn", 2, 2, settings)
     sets = [DataSet("painted", "painted")]
-    proof.prove(sets, data, tmp_path, ["tree"], [1], 1, plan)
-    assert capsys.readouterr().out.count("mIoU") == 2
-    assert len(proof.read_cells(tmp_path)) == 2
+    starts = [proof.SCRATCH, proof.LONGER, "tree"]
+    proof.prove(sets, data, tmp_path, starts, [1], 1, plan)
+    assert capsys.readouterr().out.count("mIoU") == 3
+    assert len(proof.read_cells(tmp_path)) == 3
     assert (tmp_path / "pretrain.png").exists()
     assert "painted" in (tmp_path / "pretrain.md").read_text()
-    proof.prove(sets, data, tmp_path, ["tree"], [1], 1, plan)
+    proof.prove(sets, data, tmp_path, starts, [1], 1, plan)
     assert capsys.readouterr().out == ""

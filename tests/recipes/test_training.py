@@ -76,6 +76,16 @@ class Interrupt(Silent):
                 self.act()
 
 
+class Told(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing is saved on the way out."""
 
@@ -223,6 +233,31 @@ def test_the_same_classes_keep_the_classifier(labelled: LabelledSet, undisturbed
     logits = [key for key in then if "classifier" in key and key.endswith("weight")]
     assert logits
     assert all(torch.allclose(first[key], then[key], atol=1e-6) for key in logits)
+
+
+def test_a_classifier_can_be_fitted_before_the_first_step(
+    scenes: Path, labelled: LabelledSet, undisturbed: Path, tmp_path: Path
+) -> None:
+    renamed = tmp_path / "renamed.json"
+    entries = json.loads((scenes / "classes.json").read_text())
+    entries["classes"] = [{**entry, "name": f"other {entry['id']}"} for entry in entries["classes"]]
+    renamed.write_text(json.dumps(entries))
+    given = {"reading": {"labels": scenes / "truth", "classes": renamed}, "start": undisturbed, "steps": 8, **TINY}
+    said = Told()
+    tl.finetune(scenes / "images", tmp_path / "whole", classifier="fitted", progress=said, **given)
+    assert any("classifier fitted to" in line and "head" in line for line in said.lines)
+    with pytest.raises(Killed):
+        tl.finetune(scenes / "images", tmp_path / "t", classifier="fitted", progress=Interrupt(6, kill), **given)
+    tl.finetune(scenes / "images", tmp_path / "t", classifier="fitted", **given)
+    assert same_weights(tmp_path / "t", tmp_path / "whole")
+    random = tl.finetune(scenes / "images", tmp_path / "random", **given)
+    first = {folder: read_log(folder / "log.csv")[0]["loss"] for folder in (tmp_path / "whole", random.folder)}
+    assert first[tmp_path / "whole"] < first[random.folder]
+    with pytest.raises(SettingsError, match="classifier: fitted -> random"):
+        tl.finetune(scenes / "images", tmp_path / "whole", **given)
+    same, words = Told(), {"start": undisturbed, "steps": 1, "classifier": "fitted", **TINY}
+    tl.finetune(labelled, tmp_path / "same", progress=same, **words)
+    assert not any("fitted" in line for line in same.lines), "it was loaded: nothing is to be fitted"
 
 
 def test_weights_that_do_not_fit_are_refused(labelled: LabelledSet, undisturbed: Path, tmp_path: Path) -> None:

@@ -158,8 +158,10 @@ def train(
         if marked(folder, "last") is not None:
             training.resume(open_checkpoint(folder, "last"))
             progress.say(f"going on from step {training.step:,} of {plan.schedule_steps:,}")
-        elif plan.loaded:
-            progress.say(plan.loaded)
+        else:
+            fitted = plan.fit_classifier(training.job)
+            for line in filter(None, (plan.loaded, fitted)):
+                progress.say(line)
         team.wait()
         training.run(progress)
     team.leave()
@@ -199,6 +201,15 @@ def _held(folder: Path, team: Team, progress: Progress) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """What a network begins with: for a person, for the manifest, and whether its classifier was loaded."""
+
+    loaded: str
+    origin: dict[str, str]
+    classified: bool = False
+
+
+@dataclass(frozen=True)
 class _Plan:
     """Everything a training needs but its folder and its machine."""
 
@@ -209,7 +220,21 @@ class _Plan:
     survey: Survey
     val: Survey | None
     manifest: dict[str, Any]
-    loaded: str
+    begun: _Begun
+
+    @property
+    def loaded(self) -> str:
+        """What the network begins with, for a person."""
+        return self.begun.loaded
+
+    def fit_classifier(self, job: Job) -> str:
+        """Fit the classifier where that is asked for and it was not loaded; what came of it, for a person."""
+        from terralabel.train.segmentation.fitting import fit_classifiers
+
+        if self.settings.classifier != "fitted" or self.begun.classified:
+            return ""
+        found = fit_classifiers(job.network, job.samples, job.device)
+        return str(found or f"{self.network.name} has no classifier that can be fitted: it begins at random")
 
     @property
     def schedule_steps(self) -> int:
@@ -263,7 +288,7 @@ def _plan(
     held_out = labelled.with_images(item for item in labelled.images if item.split == "val")
     found = survey(learned, radiometry, progress)
     val = survey(held_out, radiometry, progress, needs_two=False) if held_out.images else None
-    network, loaded, origin = _network(labelled.classes, radiometry.count, settings, start)
+    network, begun = _network(labelled.classes, radiometry.count, settings, start)
     data = {"name": labelled.name, "images": len(found.sizes), "digest": digest([sorted(found.sizes.items()), found.pixels])}
     manifest = {
         "format": _FORMAT,
@@ -274,13 +299,13 @@ def _plan(
         "data": data,
         "classes": digest(labelled.classes.to_json()),
         "radiometry": asdict(radiometry),
-        "start": origin,
+        "start": begun.origin,
     }
-    return _Plan(network, labelled, radiometry, settings, found, val, json.loads(json.dumps(manifest)), loaded)
+    return _Plan(network, labelled, radiometry, settings, found, val, json.loads(json.dumps(manifest)), begun)
 
 
-def _network(classes: Classes, bands: int, settings: TrainSettings, start: Start | None) -> tuple[Network, str, dict[str, str]]:
-    """The network with its first weights, what was loaded (for a person), and where that came from (for the manifest)."""
+def _network(classes: Classes, bands: int, settings: TrainSettings, start: Start | None) -> tuple[Network, _Begun]:
+    """The network with its first weights, and what they are."""
     from terralabel.nets.checkpoints import file_sha256
     from terralabel.nets.segmentation.building import build
     from terralabel.nets.segmentation.transfer import load_parts
@@ -300,10 +325,11 @@ def _network(classes: Classes, bands: int, settings: TrainSettings, start: Start
     if checkpoint is not None and start is not None:
         same = _names(checkpoint.classes) == _names(classes)
         report = load_parts(network, checkpoint.weights(), start.load, classifier=same)  # type: ignore[arg-type]
-        return network, f"{start.path}\n{report}", {"sha256": checkpoint.sha256, "load": start.load}
+        origin = {"sha256": checkpoint.sha256, "load": start.load}
+        return network, _Begun(f"{start.path}\n{report}", origin, same and start.load != "backbone")
     if start is not None:
-        return network, f"backbone: {network.origin}", {"sha256": file_sha256(start.path), "load": start.load}
-    return network, "" if weights is None else f"backbone: {network.origin}", {"weights": network.origin}
+        return network, _Begun(f"backbone: {network.origin}", {"sha256": file_sha256(start.path), "load": start.load})
+    return network, _Begun("" if weights is None else f"backbone: {network.origin}", {"weights": network.origin})
 
 
 def _names(classes: Classes) -> list[tuple[int, str]]:

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 from terralabel.errors import SettingsError
 from terralabel.nets.segmentation.catalogue import find
 from terralabel.train.segmentation.schedule import resolve
-from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
+from terralabel.train.segmentation.settings import PredictSettings, TrainSettings, stored
 
 
 def test_nothing_set_is_the_networks_own() -> None:
@@ -53,3 +53,15 @@ def test_contradictions_are_refused(values: dict) -> None:
 def test_windows_that_overlap_by_more_than_half_are_refused() -> None:
     with pytest.raises(SettingsError, match="overlap"):
         PredictSettings(tile_size=64, overlap=40)
+
+
+def test_the_backbone_may_learn_slower() -> None:
+    own = find("upernet-r50").schedule
+    found = resolve(own, TrainSettings(backbone_lr=0.1))
+    assert found.rate(0, found.backbone_multiplier) == pytest.approx(1e-3)
+    assert found.rate(0, found.head_multiplier) == pytest.approx(0.01)
+
+
+def test_settings_that_came_later_change_no_digest_by_default() -> None:
+    assert not {"backbone_lr", "classifier"} & stored(TrainSettings()).keys()
+    assert stored(TrainSettings(classifier="fitted"))["classifier"] == "fitted"

@@ -25,4 +25,5 @@ def resolve(own: Schedule, settings: TrainSettings) -> Schedule:
         lr=settings.lr or schedule.lr,
         weight_decay=schedule.weight_decay if settings.weight_decay < 0 else settings.weight_decay,
         warmup=schedule.warmup if settings.warmup < 0 else settings.warmup,
+        backbone_multiplier=schedule.backbone_multiplier * settings.backbone_lr,
     )

@@ -32,6 +32,12 @@ class TrainSettings:
     auxiliary: float = setting(
         0.4, "Weight of the auxiliary head's loss, for networks that have one; 0: no such head.", low=0.0, group=_NETWORK
     )
+    classifier: str = setting(
+        "random",
+        "How the classifier begins where it is not loaded: random, or fitted to the labelled images before the first step.",
+        choices=("random", "fitted"),
+        group=_NETWORK,
+    )
     steps: int = setting(0, "Batches in all; 0: the network's own (80,000 or 160,000).", low=0, group=_SCHEDULE)
     batch_size: int = setting(8, "Crops in a batch, over all processes together.", low=1, group=_SCHEDULE)
     accumulate: int = setting(
@@ -39,6 +45,9 @@ class TrainSettings:
     )
     optimizer: str = setting("auto", "Optimizer; auto: the network's own.", choices=("auto", "adamw", "sgd"), group=_SCHEDULE)
     lr: float = setting(0.0, "Learning rate at its highest; 0: the network's own.", low=0.0, group=_SCHEDULE)
+    backbone_lr: float = setting(
+        1.0, "Learning rate of the backbone, as a multiple of the others'.", low=0.0, high=100.0, group=_SCHEDULE
+    )
     weight_decay: float = setting(-1.0, "Weight decay; -1: the network's own.", low=-1.0, group=_SCHEDULE)
     warmup: int = setting(
         -1, "Steps of rising learning rate; -1: the network's own, a tenth of the steps at most.", low=-1, group=_SCHEDULE
@@ -126,8 +135,13 @@ class PredictSettings:
             )
 
 
+#: Settings that came later: left out where they have their default, so that trainings and cells made before keep their digests.
+_LATER = ("backbone_lr", "classifier")
+
+
 def stored(settings: Any) -> dict[str, Any]:
     """The settings (a dataclass of them) that decide what comes out, as JSON-able values."""
-    keep = {f.name for f in fields(settings) if f.metadata.get("results", True)}
+    later = {f.name for f in fields(settings) if f.name in _LATER and getattr(settings, f.name) == f.default}
+    keep = {f.name for f in fields(settings) if f.metadata.get("results", True)} - later
     values = {name: value for name, value in asdict(settings).items() if name in keep}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
