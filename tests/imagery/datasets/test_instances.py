@@ -94,7 +94,7 @@ def test_texts_with_masks_keep_their_splits(tmp_path: Path) -> None:
         mask = np.zeros((30, 30), np.uint8)
         mask[3:13, 4:14] = 1
         save(tmp_path / f"masks/{number}.png", mask)
-        (tmp_path / f"output_phrase_{split}.txt").write_text(f"{number} the house\n")
+        (tmp_path / f"output_phrase_{split}.txt").write_text(f"{number} the house\n{number} the only house\n")
     found = open_masks(tmp_path)
     assert [(tile.split, tile.truth.area.tolist()) for tile in found.tiles] == [("train", [100]), ("val", [100])]
 

@@ -206,6 +206,16 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(
         fitted(place, tmp_path / "b", weights, **{**how, "seed": 1})
 
 
+def test_an_image_that_is_unlike_the_others_is_left_out(place: SimpleNamespace, tmp_path: Path) -> None:
+    shutil.copytree(place.folder, tmp_path / "set")
+    for name in ("images", "masks"):
+        shutil.copy(tmp_path / "set" / name / "0.png", tmp_path / "set" / name / "2.png")
+    Image.fromarray(np.full((128, 128), 7, np.uint16)).save(tmp_path / "set/images/2.png")
+    found = refer_fit_decoder(tmp_path / "set", tmp_path / "out", masks="nano", share=0.5, steps=1, batch_size=1)
+    assert (found.learned, found.of) == (3, 6)
+    assert len(found.problems) == 1 and "2.png" in found.problems[0]
+
+
 def test_what_cannot_be_fitted_is_told(place: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="has no mask decoder that is fitted here"):
         fitted(place, tmp_path / "out", "tree")

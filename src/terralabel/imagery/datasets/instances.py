@@ -144,13 +144,14 @@ def _of_texts(root: Path, problems: list[str]) -> Iterator[_Image]:
     problems += found.problems
     draw = found.mask
     assert draw is not None  # layouts of folders have masks
-    of_image: dict[Path, list[Piece]] = {}
+    of_image: dict[Path, dict[tuple[int, int, bytes], Piece]] = {}
     splits = {item.image: item.split for item in reversed(found.items)}
     for item in found.items:
-        piece = _cut_out(draw(item))
-        of_image.setdefault(item.image, []).extend([] if piece is None else [piece])
+        pieces = of_image.setdefault(item.image, {})
+        if (piece := _cut_out(draw(item))) is not None:  # several sentences may mean one thing
+            pieces[piece[0], piece[1], piece[2].tobytes()] = piece
     for path, pieces in of_image.items():
-        yield _Image(path, splits[path], image_size(path), _always(pieces))
+        yield _Image(path, splits[path], image_size(path), _always(list(pieces.values())))
 
 
 def _of_coco(request: LabelRequest, problems: list[str]) -> Iterator[_Image]:

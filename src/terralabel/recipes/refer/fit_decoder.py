@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,10 +116,12 @@ def refer_fit_decoder(
     folder = own_folder(Path(out), _OWN, "mask decoder")
     with RunFolder(folder).lock(progress.say):
         found = source if isinstance(source, MaskSet) else _opened(source, labels, folder / _DRAWN, settings, progress)
+        pictures = _Pictures(found, settings)
+        found = pictures.fit_for(found)
         for problem in found.problems:
             progress.say(f"left out: {problem}")
         taught, others, count = _shared_out(found, settings)
-        pupil = _pupil(kind, weights, _Pictures(found.tiles, settings), folder / _FEATURES, settings)
+        pupil = _pupil(kind, weights, pictures, folder / _FEATURES, settings)
         note = {"masks": f"{pupil.name} {pupil.origin}", "settings": stored(settings), "lessons": _identity(taught)}
         loss, before, after = _learn(pupil, taught, others, folder, settings, json.loads(json.dumps(note)), progress)
         shutil.rmtree(folder / _FEATURES, ignore_errors=True)
@@ -134,7 +136,7 @@ def _opened(
     """The true masks; shapes that somebody drew in a GIS become rasters in `drawn` first."""
     if labels is None or not is_drawing(labels):
         return open_masks(source, labels, tile_size=settings.tile_size)
-    shapes = drawn_labels(source, labels, drawn, progress=progress, bands=settings.bands)
+    shapes = drawn_labels(source, labels, drawn, progress=progress, bands=settings.bands, sensor=settings.sensor)
     return open_masks(shapes, tile_size=settings.tile_size)
 
 
@@ -175,8 +177,17 @@ def _identity(lessons: Sequence[Lesson]) -> str:
 class _Pictures:
     """Windows of images after the set's radiometry."""
 
-    def __init__(self, tiles: Sequence[MaskTile], settings: DecoderSettings) -> None:
-        self._radiometry = fit_radiometry(sorted({tile.image for tile in tiles}), bands=settings.bands).radiometry
+    def __init__(self, found: MaskSet, settings: DecoderSettings) -> None:
+        images = sorted({tile.image for tile in found.tiles})
+        fit = fit_radiometry(images, bands=settings.bands, sensor=settings.sensor)
+        self._radiometry, self._unfit = fit.radiometry, fit.unfit
+
+    def fit_for(self, found: MaskSet) -> MaskSet:
+        """The set without images that cannot be used together with the others, which become problems."""
+        unfit = {skipped.path for skipped in self._unfit}
+        tiles = tuple(tile for tile in found.tiles if tile.image not in unfit)
+        told = tuple(f"{skipped.reason} [{skipped.status}]" for skipped in self._unfit)
+        return replace(found, tiles=tiles, problems=(*found.problems, *told))
 
     def __call__(self, tile: MaskTile) -> Tile:
         with self._radiometry.open(tile.image) as raster:

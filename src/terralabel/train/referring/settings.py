@@ -38,6 +38,7 @@ class DecoderSettings:
     moved: float = setting(0.2, "Sides of the prompting boxes move by up to this share of their length.", low=0.0, high=0.5)
     tile_size: int = setting(1024, "Side of the square windows that images are seen in, pixels.", low=32, high=16384)
     bands: tuple[int, ...] | None = setting(None, "Bands to use, 1-based, comma-separated, in this order.")
+    sensor: str = setting("optical", "What took the images.", choices=("optical", "sar"))
     seed: int = setting(0, "Seed of the share, the batches and the prompts.", low=0)
     save_every: int = like(FitSettings, "save_every")
     device: str = like(FitSettings, "device")
