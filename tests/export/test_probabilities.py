@@ -49,6 +49,22 @@ def test_what_is_added_is_what_is_read(tmp_path: Path, width: int, height: int, 
         assert found.dtypes == ("uint8",) * 3
 
 
+def test_passing_rasters_hold_the_same_and_nothing_where_there_is_nothing(tmp_path: Path) -> None:
+    values = np.zeros((2, 1024, 600), np.float32)
+    values[:, :300] = np.random.default_rng(0).random((2, 300, 600))
+    found = []
+    for passing in (False, True):
+        path = tmp_path / f"{passing}.tif"
+        with probability_raster(path, scene(600, 1024), Classes.of_clusters(2), {}, passing=passing) as raster:
+            for window in parts(600, 1024, 300, 600):
+                raster.add(window, values[(slice(None), *window.slices())])
+        with rasterio.open(path) as written:
+            found.append(written.read())
+            assert (written.compression is None) == passing
+    np.testing.assert_array_equal(*found)
+    assert (tmp_path / "True.tif").stat().st_size < 0.6 * 2 * 2 * 1024 * 1024  # two of four tiles a band are empty
+
+
 def test_nothing_is_left_when_it_fails(tmp_path: Path) -> None:
     with (
         pytest.raises(ContractError),

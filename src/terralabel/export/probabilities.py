@@ -66,10 +66,13 @@ class ProbabilityRaster:
 
 
 @contextmanager
-def probability_raster(final: Path, scene: Scene, classes: Classes, tags: dict[str, str]) -> Iterator[ProbabilityRaster]:
+def probability_raster(
+    final: Path, scene: Scene, classes: Classes, tags: dict[str, str], *, passing: bool = False
+) -> Iterator[ProbabilityRaster]:
     """A GeoTIFF of one uint8 band a class, 255 for certainty, 0 in all bands where there is no image; whole or not there.
 
-    Bands carry the names of the classes, in the order of the class map; tiles of 512, DEFLATE, the scene's own grid.
+    Bands carry the names of the classes, in the order of the class map; tiles of 512, DEFLATE, the scene's own grid. `passing`: it is
+    read once and removed, and not worth the time of compressing, a fifth of what a small network needs; empty tiles take no room.
     """
     place: dict[str, object] = {}
     if scene.georeference.is_placed:
@@ -78,8 +81,8 @@ def probability_raster(final: Path, scene: Scene, classes: Classes, tags: dict[s
     with atomic_path(final, needed) as temporary, label_environment(final, needed=needed):
         with rasterio.open(
             temporary, "w", driver="GTiff", width=scene.width, height=scene.height, count=len(classes), dtype="uint8",
-            tiled=True, blockxsize=_BLOCK, blockysize=_BLOCK, compress="deflate", zlevel=6, bigtiff="if_safer",
-            interleave="band", photometric="minisblack", **place,
+            tiled=True, blockxsize=_BLOCK, blockysize=_BLOCK, bigtiff="if_safer", interleave="band", photometric="minisblack",
+            **({"sparse_ok": True} if passing else {"compress": "deflate", "zlevel": 6}), **place,
         ) as target:  # fmt: skip
             target.update_tags(AREA_OR_POINT="Area", TERRALABEL_CLASSES=classes.to_json(), **tags)
             target.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(classes) - 1)

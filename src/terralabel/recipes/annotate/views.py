@@ -152,7 +152,7 @@ def _look_at_band(path: Path, band: Scene, left: int, parts: Any) -> None:
     nowhere = replace(band, georeference=Georeference())
     first = next(parts)
     names = Classes(tuple(ClassEntry(i, f"channel {i}", "#000000") for i in range(len(first.probabilities) + 1)))
-    with probability_raster(path, nowhere, names, {}) as raster:
+    with probability_raster(path, nowhere, names, {}, passing=True) as raster:
         for part in chain([first], parts):  # one at a time: all of a band are as large as the scene
             window = Window(part.window.x - left, part.window.y, part.window.width, part.window.height)
             raster.add(window, np.concatenate([part.probabilities, part.valid[None].astype(np.float32)]))
