@@ -36,7 +36,7 @@ let looking;
 function lookAhead() {
   clearTimeout(looking);
   const body = JSON.stringify({ row: unit.row });
-  looking = setTimeout(() => fetch("/api/prompt", { method: "POST", headers: { "content-type": "application/json" }, body }).catch(() => {}), 200);
+  looking = setTimeout(() => fetch("/api/prompt", { method: "POST", headers: { "content-type": "application/json" }, body }).then((answer) => answer.text()).catch(() => {}), 200);
 }
 
 function draw() {
