@@ -74,7 +74,9 @@ class DataSet:
 
     def labelled(self, data: Path, out: Path) -> LabelledSet:
         """Its images with their true labels as ids, in files of their own below `out`."""
-        found = open_labelled((data / self.folder).absolute(), format="folder", ignore=self.ignore, threshold=self.threshold)
+        folder = (data / self.folder).absolute()
+        how: dict[str, Any] = {"ignore": self.ignore, "threshold": self.threshold}
+        found = open_labelled(folder / "images", labels=folder / "masks", format="folder", **how)
         return replace(as_ids(found, (out / "truth" / self.name).absolute()), name=self.name, sensor=self.sensor)
 
 
