@@ -47,9 +47,14 @@ class Prompter:
         return make_promptable(self.run.settings if isinstance(self.run, Run) else LabelSettings(masks="tree"))
 
     def look(self, scene: Scene, around: Window) -> None:
-        """Encode the window around a place, so that the first click is answered at once."""
+        """Encode the window around a place, so that the first click is answered at once: what is put off until a prompt, too."""
+        window = _window(scene, around)
         with self._mutex:
-            self._seen(scene, _window(scene, around))
+            known = (scene.key, window) in self._encoded
+            encoded = self._seen(scene, window)
+            if not known and encoded.tile.valid.any():
+                middle = np.array([[[window.width / 2, window.height / 2]]], dtype=np.float32)
+                self.promptable.predict(encoded, points=middle, point_labels=np.ones((1, 1), np.int32), multimask=True)
 
     def mask(
         self, scene: Scene, around: Window, points: Sequence[tuple[float, float, int]], box: Sequence[float] | None = None
