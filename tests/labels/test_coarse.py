@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from terralabel.core.classes import IGNORE
-from terralabel.labels.coarse import DEPTH, Belief, signed_depth, without_borders
+from terralabel.labels.coarse import DEPTH, Belief, agreed, posterior, signed_depth, without_borders
 
 
 def square(size: int = 64, low: int = 20, high: int = 44) -> np.ndarray:
@@ -78,3 +78,16 @@ def test_no_label_leaves_it_to_the_network() -> None:
     p = np.stack([np.full((8, 8), 0.1), np.full((8, 8), 0.9)])
     assert (belief.applied(p, np.full((8, 8), IGNORE, np.uint8), 4)[1] > 0.5).all()
     assert (belief.applied(p[::-1], np.full((8, 8), IGNORE, np.uint8), 4)[1] < 0.5).all()
+
+
+def test_a_label_is_overruled_where_both_others_are_of_one_mind() -> None:
+    labels, one, other = square(), np.zeros((64, 64)), np.zeros((64, 64))
+    one[50:60, 4:14] = one[4:14, 4:14] = 4.0
+    other[50:60, 4:14], other[4:14, 4:14] = 5.0, -5.0
+    both = agreed(np.stack([-one, one]), np.stack([-other, other]))
+    assert both[1, 55, 8] == 4 and both[1, 8, 8] == 0 and both[0, 55, 8] == -4
+    found = posterior(both, labels, 2)
+    expected = labels == 1
+    expected[50:60, 4:14] = True
+    np.testing.assert_array_equal(found[1] > 0.5, expected)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)

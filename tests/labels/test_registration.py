@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from terralabel.core.classes import IGNORE
-from terralabel.labels.registration import edges_of, grown, growth_of, growth_scores, shift_of
+from terralabel.labels.registration import (
+    compact_objects,
+    edges_along,
+    edges_of,
+    grown,
+    growth_of,
+    growth_scores,
+    shift_of,
+    shift_on,
+)
 
 
 def houses(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -74,3 +83,34 @@ def test_nothing_can_be_said_without_edges() -> None:
     flat = np.full((*label.shape, 3), 100, np.uint8)
     assert growth_of(growth_scores(edges(flat), label, 0)) == 0 and not edges(flat).any()
     assert growth_of(growth_scores(edges(flat), np.full_like(label, IGNORE), 0)) == 0
+
+
+@pytest.mark.parametrize("shift", [(6, 2), (0, 0)])
+def test_a_shift_is_found_on_what_others_say(shift: tuple[int, int]) -> None:
+    """Two classes in a background; the maps are vague and noisy."""
+    rng = np.random.default_rng(0)
+    label = houses()[1]
+    label[:, 80:] *= 2
+    said = np.stack([cv2.GaussianBlur((label == k).astype(np.float32), (0, 0), 4) for k in range(3)])
+    odds = 6 * said - 3 + rng.normal(0, 1, said.shape)
+    coarse = np.roll(label, (-shift[0], -shift[1]), (0, 1))
+    found = shift_on(odds, coarse, 0, 8)
+    assert np.abs(np.subtract(found, shift)).max() <= 1 and (found != (0, 0)) == (shift != (0, 0))
+    assert shift_on(rng.normal(0, 1, said.shape), coarse, 0, 8) == (0, 0)
+    assert shift_on(odds, coarse, 0, 0) == (0, 0) == shift_on(odds, np.zeros_like(coarse), 0, 8)
+
+
+def test_networks_of_lines_and_specks_are_no_compact_objects() -> None:
+    label = np.zeros((60, 60), np.uint8)
+    label[5:15, 5:20], label[30:33, 2:58], label[20:58, 30:33], label[50:52, 5:8] = 2, 1, 1, 2
+    label[40:48, 40:50] = IGNORE
+    (class_id, place, mask), *more = compact_objects(label, 0)
+    assert class_id == 2 and (place.x, place.y, place.width, place.height) == (5, 5, 15, 10) and mask.all() and not more
+
+
+def test_edges_along_an_outline() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    picture = np.repeat(np.where(mask, 200, 60).astype(np.uint8)[..., None], 3, axis=2)
+    found = edges(picture)
+    assert edges_along(found, mask) > 2 * edges_along(found, np.roll(mask, 5, 1)) > 0 == edges_along(found, np.zeros_like(mask))
