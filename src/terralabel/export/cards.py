@@ -16,7 +16,17 @@ from terralabel.export import picture
 from terralabel.export.markup import ImageBudget, histogram, number, percent, text
 from terralabel.export.specimens import THUMBNAIL, ClassFacts, ReportView, RunFacts, Specimen, label_raster
 
-__all__ = ["CARDS", "PictureView", "cards_section", "class_name", "crop", "crop_window", "overlay_section", "read_labels", "view"]
+__all__ = [
+    "CARDS",
+    "PictureView",
+    "cards_section",
+    "class_name",
+    "crop",
+    "crop_window",
+    "overlay_section",
+    "read_labels",
+    "view",
+]
 
 #: Classes that get a card with pictures; the rest stand in the table only.
 CARDS = 150

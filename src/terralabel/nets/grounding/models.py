@@ -54,7 +54,9 @@ FAMILIES = {
         "IDEA-Research/grounding-dino-tiny",
     ),
     "owlv2": Family("owlv2", ("owlv2", "owlvit"), "AutoModelForZeroShotObjectDetection", "google/owlv2-base-patch16-ensemble"),
-    "sam3": Family("sam3", ("sam3", "sam3_video"), "Sam3Model", "facebook/sam3"),  # as released: the detector in the video model
+    "sam3": Family(
+        "sam3", ("sam3", "sam3_video"), "Sam3Model", "facebook/sam3"
+    ),  # as released: the detector in the video model
 }
 
 
