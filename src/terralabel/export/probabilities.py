@@ -72,7 +72,7 @@ def probability_raster(
     """A GeoTIFF of one uint8 band a class, 255 for certainty, 0 in all bands where there is no image; whole or not there.
 
     Bands carry the names of the classes, in the order of the class map; tiles of 512, DEFLATE, the scene's own grid. `passing`: it is
-    read once and removed, and not worth the time of compressing, a fifth of what a small network needs; empty tiles take no room.
+    read once and removed, and not worth the time of compressing; empty tiles take no room.
     """
     place: dict[str, object] = {}
     if scene.georeference.is_placed:
