@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from terralabel.errors import RunError
 from terralabel.recipes.annotate.apply import annotate_apply
 from terralabel.recipes.annotate.fit import annotate_fit
 from terralabel.recipes.detected_run import open_any
+from terralabel.recipes.label_classes import change_label_classes
 from terralabel.recipes.quality.recipe import quality_score
 from terralabel.review.app import create_app
 from terralabel.review.desk import Desk
@@ -61,6 +63,7 @@ def test_what_a_person_corrected_is_learned_from(tmp_path: Path) -> None:
     assert share(run.path, 5, BRIGHT) > 0.7 and share(run.path, 5, DARK) < 0.2
     with pytest.raises(RunError, match="quality score"):
         annotate_fit(folder / "images", folder / "again", labels=_unjudged(run.path, folder / "plain"), **FEW)
+    change_label_classes(run, "name", ["1", "slick"])
     quality_score(run.path, review="100%", units="object", pixels=False)
     desk = Desk(open_any(run.path), author="ada")
     page = TestClient(create_app(desk, House("127.0.0.1", 8765)), base_url="http://127.0.0.1:8765")
@@ -71,8 +74,10 @@ def test_what_a_person_corrected_is_learned_from(tmp_path: Path) -> None:
         with rasterio.open(folder / "again" / "sure" / f"scene_{k}.tif") as file:
             learned = file.read(1)
         assert (learned[_disc(_moved(BRIGHT, k))] == 255).mean() > 0.7 and (learned[_disc(_moved(DARK, k))] == 1).mean() > 0.7
+    fitted = json.loads((folder / "again" / "sure" / "classes.json").read_text())
+    assert [(c["id"], c["name"]) for c in fitted["classes"]] == [(entry.id, entry.name) for entry in open_any(run.path).classes]
     second = annotate_apply(folder / "again", [folder / "images"], folder / "second")
-    assert share(second.path, 5, DARK) > 0.7
+    assert share(second.path, 5, DARK) > 0.7 and second.classes[1].name == open_any(run.path).classes[1].name == "slick"
 
 
 def _say_what_is_meant(page: TestClient) -> None:

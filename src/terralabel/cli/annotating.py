@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from terralabel.cli.options import gather, with_settings
+from terralabel.cli.options import Quiet, gather, with_settings
 from terralabel.cli.reading import with_reading
 from terralabel.train.annotation.settings import AnnotateSettings, ApplySettings
 
@@ -18,7 +18,6 @@ annotate = typer.Typer(
 )
 
 _Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 @annotate.command("fit")
@@ -30,7 +29,7 @@ def fit(
     reading: dict[str, Any],
     config: _Config = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew although the folder holds another model.")] = False,
-    quiet: _Quiet = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Learn from the labelled images of a folder. Goes on where it stopped: run the same command again.
@@ -58,7 +57,7 @@ def apply(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Go on although model or settings are not those of the run.")
     ] = False,
-    quiet: _Quiet = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Label images of any size with a model. Exit code 2 when some images failed.

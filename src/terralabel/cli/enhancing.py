@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from terralabel.cli.options import gather, with_settings
+from terralabel.cli.options import Quiet, gather, with_settings
 from terralabel.cli.reading import with_reading
 from terralabel.train.annotation.settings import EnhanceSettings
 
@@ -24,7 +24,7 @@ def enhance(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew although the run was started differently.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Make coarse labels better: an old map, boxes, quick polygons, labels that lie off. No truth is needed.

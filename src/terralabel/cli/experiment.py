@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from terralabel.cli.options import Quiet
+
 __all__ = ["experiment"]
 
 experiment = typer.Typer(help="Grids of trainings, in one table beside what was published.", no_args_is_help=True)
@@ -32,7 +34,7 @@ def experiment_run(
     ] = "full",
     keep: Annotated[bool, typer.Option("--keep", help="Keep fine-tuned networks and their predictions (much space).")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and which are done; do nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Label, pre-train, fine-tune and test every cell of a grid; write tables and a chart. Exit code 2 when some cells failed.
 

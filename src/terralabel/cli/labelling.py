@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from terralabel.cli.options import gather, with_settings
+from terralabel.cli.options import Quiet, gather, with_settings
 from terralabel.recipes.settings import LabelSettings
 
 __all__ = ["demo", "detect", "detect_label", "label"]
@@ -29,7 +29,7 @@ def label(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Go on although the settings differ from the run's; corrections are kept.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Label imagery without labels: masks, features, clusters, class rasters.
@@ -66,6 +66,7 @@ def detect(
     tile_size: Annotated[int, typer.Option("--tile-size", help="Side of the windows of large images, pixels.")] = 1024,
     overlap: Annotated[int, typer.Option("--overlap", help="Overlap of neighbouring windows, pixels.")] = 256,
     device: Annotated[str, typer.Option("--device", help="Where networks run: auto, cpu, cuda, mps.")] = "auto",
+    quiet: Quiet = False,
 ) -> int:
     """Find boxes with a detector of your own and write them as COCO, for `detect-label`. Exit code 2 when some images failed.
 
@@ -75,7 +76,7 @@ def detect(
     from terralabel.recipes.detecting import detect as recipe
 
     how: dict[str, Any] = {"threshold": threshold, "nms": nms, "tile_size": tile_size, "overlap": overlap, "device": device}
-    done = recipe(list(sources), detector, out, progress=terminal_progress(), **how)
+    done = recipe(list(sources), detector, out, progress=terminal_progress(quiet), **how)
     print(done.text)
     return 2 if done.failures else 0
 
@@ -97,6 +98,7 @@ def detect_label(
     device: Annotated[str, typer.Option("--device", help="Where networks run: auto, cpu, cuda, mps.")] = "auto",
     workers: Annotated[int, typer.Option("--workers", help="Processes; -1: as many as fit, 0: this one.")] = -1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Go on with other boxes or settings than the run's.")] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Label imagery that has boxes: one mask for each box, of the box's class, 255 elsewhere (as SAMRS was made).
 
@@ -108,7 +110,7 @@ def detect_label(
     from terralabel.recipes.detected import detect_label as recipe
 
     how = {"masks": masks, "tile_size": tile_size, "overlap": overlap, "device": device, "workers": workers}
-    run = recipe(list(sources), boxes, out, classes=classes, overwrite=overwrite, progress=terminal_progress(), **how)
+    run = recipe(list(sources), boxes, out, classes=classes, overwrite=overwrite, progress=terminal_progress(quiet), **how)
     print(run.summary(list_failures=False))
     return 2 if run.failures or run.manifest["problems"] else 0
 

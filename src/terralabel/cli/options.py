@@ -13,7 +13,10 @@ import typer
 from terralabel.core.settings import coerce, from_mapping, sentence
 from terralabel.errors import SettingsError
 
-__all__ = ["gather", "with_settings"]
+__all__ = ["Quiet", "gather", "with_settings"]
+
+#: The flag of every command that takes long.
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def with_settings(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from terralabel.cli.options import gather, with_settings
+from terralabel.cli.options import Quiet, gather, with_settings
 from terralabel.recipes.quality.settings import QualitySettings
 
 __all__ = ["quality"]
@@ -20,7 +20,6 @@ _Classes = Annotated[Path | None, typer.Option("--classes", help="Class map JSON
 _Ignore = Annotated[str, typer.Option("--ignore", help="Stored values that mean 'no label', comma-separated.")]
 _Threshold = Annotated[int | None, typer.Option("--threshold", help="Masks are grey: class 1 where at least this, else 0.")]
 _Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 @quality.callback()
@@ -42,7 +41,7 @@ def fit(
         int | None, typer.Option("--truth-threshold", help="As --threshold, for the truth (default: the same).")
     ] = None,
     config: _Config = None,
-    quiet: _Quiet = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Learn from labels with truth how good others are. The labels must not have been learned from that truth.
@@ -88,7 +87,7 @@ def score(
     ignore: _Ignore = "",
     threshold: _Threshold = None,
     config: _Config = None,
-    quiet: _Quiet = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Score every label and decide: accept, review, reject, with reasons; `export` and `report` show them.

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from terralabel.cli.classes import evaluate
-from terralabel.cli.options import gather, with_settings
+from terralabel.cli.options import Quiet, gather, with_settings
 from terralabel.recipes.refer.settings import ReferSettings
 from terralabel.train.referring.settings import DecoderSettings, FitSettings
 
@@ -54,6 +54,7 @@ def refer_run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Go on with other texts, boxes or settings than the run's.")
     ] = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Segment what a text says: boxes, masks, and relations such as "largest" or "east of" settled on the map.
@@ -68,7 +69,7 @@ def refer_run(
 
     settings = gather(ReferSettings, flags, config)
     asked = asked_for(text, queries)
-    progress = terminal_progress()
+    progress = terminal_progress(quiet)
     run = recipe(
         list(sources), asked, out, boxes=boxes, explain=explain, overwrite=overwrite, progress=progress, settings=settings
     )
@@ -90,6 +91,7 @@ def refer_fit(
         ),
     ] = "small",
     config: Annotated[Path | None, typer.Option("--config", help="YAML of settings; flags win.")] = None,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Teach a locator what texts mean, on triplets of image, text and box. Goes on where it stopped.
@@ -102,7 +104,7 @@ def refer_fit(
     from terralabel.recipes.refer.fit import refer_fit as recipe
 
     settings = gather(FitSettings, flags, config)
-    found = recipe(source, out, start=start, progress=terminal_progress(), settings=settings)
+    found = recipe(source, out, start=start, progress=terminal_progress(quiet), settings=settings)
     print(found.text)
     return 2 if found.problems else 0
 
@@ -126,6 +128,7 @@ def refer_fit_decoder(
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML of settings; flags win.")] = None,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Fit the mask decoder of a SAM or of nano to a share of true masks; the image encoder rests. Goes on where it stopped.
@@ -139,7 +142,7 @@ def refer_fit_decoder(
     from terralabel.recipes.refer.fit_decoder import refer_fit_decoder as recipe
 
     settings = gather(DecoderSettings, flags, config)
-    found = recipe(source, out, masks=masks, labels=labels, progress=terminal_progress(), settings=settings)
+    found = recipe(source, out, masks=masks, labels=labels, progress=terminal_progress(quiet), settings=settings)
     print(found.text)
     return 2 if found.problems else 0
 
@@ -156,6 +159,7 @@ def evaluate_referring(
     published: Annotated[bool, typer.Option("--published", help="Show the published table of RRSIS-D beside.")] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML of settings; flags win.")] = None,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """mIoU, oIoU and Pr@.5 to .9 of masks of texts, at 480 px, as published, and at native size.
@@ -169,7 +173,7 @@ def evaluate_referring(
     from terralabel.recipes.refer.evaluation import evaluate_referring as measure
 
     settings = gather(ReferSettings, flags, config)
-    reports = measure(data, split=split, predictions=predictions, out=out, settings=settings, progress=terminal_progress())
+    reports = measure(data, split=split, predictions=predictions, out=out, settings=settings, progress=terminal_progress(quiet))
     if json is not None:
         write_reports(reports, json)
     for report in reports:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from terralabel.cli.classes import evaluate
-from terralabel.cli.options import gather, with_settings
+from terralabel.cli.options import Quiet, gather, with_settings
 from terralabel.cli.reading import with_reading
 from terralabel.train.segmentation.settings import PredictSettings, TrainSettings
 
@@ -17,7 +17,6 @@ __all__ = ["evaluate_segmentation", "finetune", "predict", "pretrain"]
 _Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the training: made if new, gone on with if it is there.")]
 _Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; flags win over it.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew although the folder holds another training.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 _From = Annotated[
     Path | None, typer.Option("--from", help="Weights to begin with: folder or checkpoint of a training, or a weights file.")
 ]
@@ -34,7 +33,7 @@ def pretrain(
     load: _Load = "overall",
     config: _Config = None,
     overwrite: _Overwrite = False,
-    quiet: _Quiet = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Train a network on labels that nobody drew: those of a run (or on any labelled folder).
@@ -64,7 +63,7 @@ def finetune(
     images: Annotated[int, typer.Option("--images", help="Learn from so many images, drawn by --seed; 0: all.", min=0)] = 0,
     config: _Config = None,
     overwrite: _Overwrite = False,
-    quiet: _Quiet = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Train a pre-trained network on labels that somebody drew, few or many.
@@ -96,7 +95,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Go on although checkpoint or settings are not those of the folder.")
     ] = False,
-    quiet: _Quiet = False,
+    quiet: Quiet = False,
     **flags: Any,
 ) -> int:
     """Label images with a trained network, whatever their size. Exit code 2 when some images failed.

@@ -41,6 +41,23 @@ def test_images_beside_labels(tmp_path: Path, picture: Picture, scene: np.ndarra
     assert pickle.loads(pickle.dumps(dataset)) == dataset
 
 
+def test_labels_elsewhere_bring_their_class_map(tmp_path: Path, picture: Picture, scene: np.ndarray) -> None:
+    picture(tmp_path / "images/a.jpg", scene)
+    picture(tmp_path / "drawn/a.png", ids(0, 1))
+    (tmp_path / "drawn/classes.json").write_text('{"classes": [{"id": 0, "name": "sea"}, {"id": 1, "name": "slick"}]}')
+    dataset = open_labelled(tmp_path / "images", labels=tmp_path / "drawn")
+    assert [entry.name for entry in dataset.classes] == ["sea", "slick"]
+    (tmp_path / "own.json").write_text('{"classes": [{"id": 0, "name": "water"}, {"id": 1, "name": "oil"}]}')
+    dataset = open_labelled(tmp_path / "images", labels=tmp_path / "drawn", classes=tmp_path / "own.json")
+    assert [entry.name for entry in dataset.classes] == ["water", "oil"], "what is given wins"
+
+
+def test_labels_that_do_not_exist_are_named(tmp_path: Path, picture: Picture, scene: np.ndarray) -> None:
+    picture(tmp_path / "images/a.jpg", scene)
+    with pytest.raises(InputError, match="nowhere does not exist: expected the folder or the file of labels"):
+        open_labelled(tmp_path / "images", labels=tmp_path / "nowhere")
+
+
 def test_two_folders_and_values_to_ignore(tmp_path: Path, picture: Picture, scene: np.ndarray) -> None:
     picture(tmp_path / "here/a.png", scene)
     picture(tmp_path / "there/a.png", ids(0, 1, 2))

@@ -10,7 +10,7 @@ from terralabel.contracts import LabelRequest
 from terralabel.core.classes import Classes
 from terralabel.core.labelled import LabelledImage, LabelledSet
 from terralabel.errors import InputError
-from terralabel.imagery.datasets.class_lists import class_list
+from terralabel.imagery.datasets.class_lists import class_list, find_classes
 from terralabel.imagery.datasets.pairing import find_rasters, labelled_images, pair_files, split_name
 
 __all__ = ["ImageFolder", "MmsegFolder", "RunFolderLabels"]
@@ -101,7 +101,8 @@ def folder_set(
     if not any(item.label for item in items):
         have = f"{len(items)} images and none of their labels" if items else "no images"
         raise InputError(f"{request.folder}: {have}; names of labels must be those of the images.", "no-images")
-    classes, to_ids = class_list(request.folder, request.classes, items, request.ignore, request.threshold)
+    beside = find_classes(request.labels) if request.labels is not None and request.threshold is None else None
+    classes, to_ids = class_list(request.folder, request.classes or beside, items, request.ignore, request.threshold)
     return LabelledSet(request.folder.name, classes, items, to_ids, format, tuple(problems))
 
 

@@ -44,6 +44,8 @@ def open_labelled(
     folder = Path(folder)
     if not folder.exists():
         raise InputError(f"{folder} does not exist: expected a run, or the folder of a data set.", "missing")
+    if labels is not None and not Path(labels).exists():
+        raise InputError(f"{labels} does not exist: expected the folder or the file of labels.", "missing")
     folder = _absolute(folder)
     given = LabelRequest(
         folder,
