@@ -20,7 +20,7 @@ _VISION = {
 
 def clip_tokenizer(folder: Path) -> transformers.CLIPTokenizerFast:
     """Letters as tokens."""
-    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    letters = [*"abcdefghijklmnopqrstuvwxyz."]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")

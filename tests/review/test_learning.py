@@ -16,8 +16,8 @@ pytest.importorskip("torch", reason="needs the extra terralabel[torch]")
 from terralabel.errors import RunError
 from terralabel.recipes.annotate.apply import annotate_apply
 from terralabel.recipes.annotate.fit import annotate_fit
+from terralabel.recipes.curate import change_clusters
 from terralabel.recipes.detected_run import open_any
-from terralabel.recipes.label_classes import change_label_classes
 from terralabel.recipes.quality.recipe import quality_score
 from terralabel.review.app import create_app
 from terralabel.review.desk import Desk
@@ -63,7 +63,7 @@ def test_what_a_person_corrected_is_learned_from(tmp_path: Path) -> None:
     assert share(run.path, 5, BRIGHT) > 0.7 and share(run.path, 5, DARK) < 0.2
     with pytest.raises(RunError, match="quality score"):
         annotate_fit(folder / "images", folder / "again", labels=_unjudged(run.path, folder / "plain"), **FEW)
-    change_label_classes(run, "name", ["1", "slick"])
+    change_clusters(run, "name", ["1", "slick"])
     quality_score(run.path, review="100%", units="object", pixels=False)
     desk = Desk(open_any(run.path), author="ada")
     page = TestClient(create_app(desk, House("127.0.0.1", 8765)), base_url="http://127.0.0.1:8765")

@@ -32,16 +32,12 @@ def clusters(
     from terralabel.cli.progress import terminal_progress
     from terralabel.recipes.curate import change_clusters
     from terralabel.recipes.detected_run import open_any
-    from terralabel.recipes.label_classes import change_label_classes
     from terralabel.recipes.labels_run import LabelsRun
     from terralabel.recipes.run import open_run
 
-    progress = terminal_progress()
     opened = open_any(run)
-    if isinstance(opened, LabelsRun):
-        print(change_label_classes(opened, action, arguments or [], progress=progress))
-    else:
-        print(change_clusters(open_run(run), action, arguments or [], name=name, parts=parts, progress=progress))
+    found = opened if isinstance(opened, LabelsRun) else open_run(run)
+    print(change_clusters(found, action, arguments or [], name=name, parts=parts, progress=terminal_progress()))
     return 0
 
 

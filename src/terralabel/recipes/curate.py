@@ -19,6 +19,8 @@ from terralabel.export.corrections import Corrections, save_corrections
 from terralabel.export.edits import Imported
 from terralabel.export.reading import read_corrections
 from terralabel.recipes.evaluation import truth_pairs
+from terralabel.recipes.label_classes import change_label_classes
+from terralabel.recipes.labels_run import LabelsRun
 from terralabel.recipes.painting import ClusterSplit, load_splits, paint_group, save_splits
 from terralabel.recipes.relabel import assign, cluster_count, moved_classes, paint_job, refresh_labels, write_classes
 from terralabel.recipes.reviewed import settled, still_judged
@@ -43,7 +45,7 @@ __all__ = [
 
 
 def change_clusters(
-    run: Run,
+    run: Run | LabelsRun,
     action: str = "list",
     arguments: Sequence[str] = (),
     *,
@@ -55,7 +57,8 @@ def change_clusters(
 
     action and arguments: ``list``; ``name CLASS NAME``; ``merge CLASS CLASS...`` (with `name`, renamed); ``drop CLUSTER...``;
     ``restore CLUSTER...``; ``split CLUSTER`` into `parts`; ``color CLASS #rrggbb``; ``move CLUSTER... CLASS``; ``new NAME``, a class for what is drawn.
-    A CLASS is an id or a name. Raises `SettingsError` for another action, `InputError` for what does not exist, `RunError`
+    A CLASS is an id or a name. The classes of a run whose labels were learned or came from elsewhere are no clusters: they can be listed,
+    named and coloured. Raises `SettingsError` for another action, `InputError` for what does not exist, `RunError`
     for a run that is not finished.
 
         >>> import terralabel as tl
@@ -63,6 +66,8 @@ def change_clusters(
         >>> table = tl.change_clusters(run, "merge", ["3", "5"], name="building")
     """
     progress = progress or Silent()
+    if isinstance(run, LabelsRun):
+        return change_label_classes(run, action, arguments, progress=progress)
     if action != "list" and action not in ACTIONS:
         raise SettingsError(f"clusters: unknown action {action!r}; known: list, {', '.join(ACTIONS)}.")
     require_finished(run, "show or change")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tests.nets.tiny_words import clip_tokenizer
 
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "the", "a", "red", "blue", "house", "car", "river", "east", "of"]
 
@@ -17,14 +18,6 @@ def _bert_tokenizer(folder: Path) -> transformers.BertTokenizerFast:
     return transformers.BertTokenizerFast(
         vocab_file=str(folder / "vocab.txt"), vocab={word: k for k, word in enumerate(_WORDS)}
     )
-
-
-def _clip_tokenizer(folder: Path) -> transformers.CLIPTokenizerFast:
-    letters = [*"abcdefghijklmnopqrstuvwxyz."]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: k for k, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return transformers.CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
 
 
 def save_grounding_dino(folder: Path) -> Path:
@@ -66,7 +59,7 @@ def save_owlv2(folder: Path) -> Path:
     config = transformers.Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
     transformers.Owlv2ForObjectDetection(config).save_pretrained(folder, safe_serialization=True)
     pictures = transformers.Owlv2ImageProcessor(size={"height": 64, "width": 64})
-    transformers.Owlv2Processor(pictures, _clip_tokenizer(folder)).save_pretrained(folder)
+    transformers.Owlv2Processor(pictures, clip_tokenizer(folder)).save_pretrained(folder)
     return folder
 
 
@@ -95,7 +88,7 @@ def save_sam3(folder: Path) -> Path:
     )
     transformers.Sam3Model(config).save_pretrained(folder, safe_serialization=True)
     pictures = transformers.Sam3ImageProcessor(size={"height": 84, "width": 84})
-    transformers.Sam3Processor(pictures, _clip_tokenizer(folder)).save_pretrained(folder)
+    transformers.Sam3Processor(pictures, clip_tokenizer(folder)).save_pretrained(folder)
     return folder
 
 
